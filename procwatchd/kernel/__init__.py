@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What the kernel sends: wire format, sockets, the listener thread and its queue."""
