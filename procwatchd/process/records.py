@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: MIT
+"""From an event to a record: the table is changed as the event says, and what is known is put together.
+
+Facts:
+- setuid(2) of a program with threads is one UID event for each of them; COMM comes also where the name stays.
+- SID has no session in it: setsid(2) makes the caller's own number the session's.
+- PTRACE with tracer 0 is the end of the tracing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from procwatchd.kernel import wire
+from procwatchd.kernel.wire import RawEvent
+from procwatchd.process.enrich import Outcome
+from procwatchd.process.executables import Hasher
+from procwatchd.process.model import Process, Record
+from procwatchd.process.procfs import NotRead, Reading
+from procwatchd.process.table import Table
+
+
+class RecordMaker:
+    """Makes records of the kinds of events that are wanted. One thread uses it.
+
+    `hasher` is for the executables that were opened to be hashed.
+    """
+
+    def __init__(self, table: Table, own_pid: int) -> None:
+        self.hasher = Hasher()
+        self._table = table
+        self._own_pid = own_pid
+        self._wanted: frozenset[str] = frozenset()
+        self._threads = False
+        self._handlers: dict[int, Callable[[RawEvent, Outcome | None], Record | None]] = {
+            wire.FORK: self._fork,
+            wire.EXEC: self._exec,
+            wire.EXIT: self._exit,
+            wire.UID: self._uid,
+            wire.GID: self._gid,
+            wire.SID: self._sid,
+            wire.PTRACE: self._ptrace,
+            wire.COMM: self._comm,
+            wire.COREDUMP: self._coredump,
+        }
+
+    def configure(self, wanted: frozenset[str], *, threads: bool) -> None:
+        """Make records of these events from now on; `threads`: of those of single threads, too."""
+        self._wanted = wanted
+        self._threads = threads
+
+    def make(self, event: RawEvent, reading: Outcome | None) -> Record | None:
+        """The record of an event, with what was read for it if it is an EXEC; None where it is no one's need."""
+        handler = self._handlers.get(event[5])
+        return None if handler is None else handler(event, reading)
+
+    def renew(self, record: Record) -> None:
+        """Make a record one about its process as it is now."""
+        process = self._process(record.process.pid)
+        record.process = process
+        record.source = _source(process)
+        record.identity = process.image.identity
+
+    def _record(
+        self, event: str, process: Process, raw: RawEvent, *, of_thread: bool = False
+    ) -> Record | None:
+        """A record of an event about a process the table knows, if such events are wanted."""
+        if event not in self._wanted or process.pid == self._own_pid:
+            return None
+        record = Record(event, process, raw[7], _source(process), process.image.identity)
+        if of_thread:
+            record.tid = raw[8]
+        return record
+
+    def _process(self, tgid: int) -> Process:
+        return self._table.get(tgid) or self._table.stranger(tgid)
+
+    def _fork(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
+        parent_tgid, tid, tgid = event[9], event[10], event[11]
+        if tid == tgid:
+            return self._record("fork", self._table.fork(parent_tgid, tgid, event[7]), event)
+        self._table.thread_forked(tgid, tid)
+        if not self._threads:
+            return None
+        record = self._record("fork", self._process(tgid), event)
+        if record is not None:
+            record.tid = tid
+        return record
+
+    def _exec(self, event: RawEvent, reading: Outcome | None) -> Record | None:
+        process = self._table.exec(event[9], reading or NotRead.GONE, event[7])
+        record = self._record("exec", process, event)
+        if record is not None and isinstance(reading, Reading):
+            record.lag_ns = max(0, reading.begun_ns - event[7])
+            if process.image.identity == "same":
+                record.source = "proc"
+                record.environment = reading.environment
+                if reading.executable_fd is not None:
+                    record.sha256 = self.hasher.digest(reading.executable_fd)
+        return record
+
+    def _exit(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
+        tid, tgid = event[8], event[9]
+        status = event[10]
+        ended = self._table.task_ended(tgid, tid, status, event[7])
+        if ended is not None:
+            process, status = ended
+            record = self._record("exit", process, event)
+        elif self._threads:
+            record = self._record("exit", self._process(tgid), event, of_thread=True)
+        else:
+            return None
+        if record is not None:
+            record.wait_status = status
+        return record
+
+    def _uid(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
+        return self._ids(event, "uid")
+
+    def _gid(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
+        return self._ids(event, "gid")
+
+    def _ids(self, event: RawEvent, name: str) -> Record | None:
+        """A uid or gid event; one that changes nothing (the next thread of the same setuid) is unneeded."""
+        before = self._process(event[9])
+        old = before.creds or self._table.unknown_creds
+        real, effective = event[10], event[11]
+        if name == "uid":
+            new = dataclasses.replace(old, uid=real, euid=effective)
+        else:
+            new = dataclasses.replace(old, gid=real, egid=effective)
+        if new == old:
+            return None
+        process = self._table.changed(before)
+        process.creds = new
+        record = self._record(name, process, event, of_thread=event[8] != event[9])
+        if record is not None:
+            record.before = before
+        return record
+
+    def _sid(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
+        """setsid(2) makes the process the leader of a session of its own number, without a terminal."""
+        process = self._table.changed(self._process(event[9]))
+        process.context = dataclasses.replace(process.context, sid=event[9], tty=None)
+        return self._record("sid", process, event)
+
+    def _ptrace(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
+        record = self._record("ptrace", self._process(event[9]), event, of_thread=event[8] != event[9])
+        tracer_tgid = event[11]
+        if record is not None and tracer_tgid:
+            record.tracer_pid = tracer_tgid
+            record.tracer = self._table.get(tracer_tgid)
+        return record
+
+    def _comm(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
+        """A new name of a process; a thread's own name is not its process's."""
+        before = self._process(event[9])
+        comm = wire.decode_comm(event)
+        of_thread = event[8] != event[9]
+        if comm == before.comm or (of_thread and not self._threads):
+            return None
+        process = before.copy() if of_thread else self._table.changed(before)
+        process.comm = comm
+        record = self._record("comm", process, event, of_thread=of_thread)
+        if record is not None and not of_thread:
+            record.before = before
+        return record
+
+    def _coredump(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
+        return self._record("coredump", self._process(event[9]), event)
+
+
+def _source(process: Process) -> str:
+    """Where a process's command line and executable come from, if not from a reading for this very event."""
+    if process.image.argv is None and process.image.exe is None:
+        return "none"
+    return "inherited" if process.inherited else "table"

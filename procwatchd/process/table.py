@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: MIT
+"""The table of who lives.
+
+Facts:
+- FORK precedes everything of the child; EXIT is sent after the parent may have reaped, so that the PID's next FORK
+  can come before it [kernel/exit.c, do_exit()].
+- EXIT of the leader is not the end of the process: it ends with its last task. An exec by another thread ends all
+  others, and the leader's id lives on [fs/exec.c, de_thread()].
+- A child's start time is taken a moment before its FORK's timestamp [kernel/fork.c, copy_process()].
+
+So the table keeps, by tgid, the life that is going on, with the ids of its tasks once there is more than one. A parent
+that ended stays as long as its children refer to it; chains of ended ones are cut at `ANCESTOR_LIMIT`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from procwatchd.kernel.clock import NS_PER_TICK, Clock
+from procwatchd.process.model import (
+    ANCESTOR_LIMIT,
+    GONE_IMAGE,
+    REUSED_IMAGE,
+    UNKNOWN_CONTEXT,
+    UNKNOWN_IMAGE,
+    Creds,
+    Image,
+    Process,
+)
+from procwatchd.process.procfs import Ids, NotRead, Reader, Reading
+from procwatchd.process.users import Users
+
+# The memory that long argument vectors of the living may take together: a user can start many.
+LONG_ARGV_BYTES = 4096
+LONG_ARGV_TOTAL_BYTES = 64 << 20
+
+
+@dataclass(slots=True)
+class _Account:
+    """The bytes of long arguments that are held."""
+
+    held_bytes: int = 0
+
+
+class _LongImage(Image):
+    """An image with long arguments; the account is settled when the last holder lets go of it."""
+
+    __slots__ = ("account",)
+
+    account: _Account
+
+    def __del__(self) -> None:
+        self.account.held_bytes -= len(self.argv or b"")
+
+
+class Table:
+    """The living, by tgid. One thread uses it.
+
+    `argv_cut` counts argument vectors cut for `LONG_ARGV_TOTAL_BYTES`, `chains_cut` lines of ancestors cut
+    for `ANCESTOR_LIMIT`.
+    """
+
+    def __init__(self, clock: Clock, users: Users) -> None:
+        self.argv_cut = 0
+        self.chains_cut = 0
+        self._long_argv = _Account()
+        self._lost_ns = 0
+        self._clock = clock
+        self._users = users
+        self.unknown_creds = Creds(None, None, None, None, users)
+        self._living: dict[int, Process] = {}
+        # Of processes whose tasks have begun to end: the last wait status that is not 0.
+        self._statuses: dict[int, int] = {}
+        # Lives whose PID was given away before their EXIT came, oldest first.
+        self._displaced: dict[int, list[Process]] = {}
+        # Lives that ended in the tick they began in, by PID: another may begin with the same PID and tick.
+        self._ended_young: dict[int, Process] = {}
+        self._ended_young_tick = 0
+
+    def __len__(self) -> int:
+        return len(self._living)
+
+    def get(self, tgid: int) -> Process | None:
+        """The life that goes on under this id, as far as known."""
+        return self._living.get(tgid)
+
+    @staticmethod
+    def stranger(tgid: int) -> Process:
+        """A process of which nothing but its id is known."""
+        return Process(tgid, None, None, None, None, UNKNOWN_IMAGE, UNKNOWN_CONTEXT, None)
+
+    def scan(self, reader: Reader) -> None:
+        """Fill the table with who is there now; for the time after the ACK, before the first event."""
+        readings = [
+            (pid, reading) for pid in reader.pids() if isinstance(reading := reader.read(pid), Reading)
+        ]
+        readings.sort(key=lambda item: item[1].stat.start_ticks)
+        for pid, reading in readings:
+            ended = reading.stat.state == b"Z" and reading.stat.threads <= 1
+            if not ended and pid not in self._living:
+                self._add_scanned(pid, reading, reader)
+        for process in self._living.values():
+            if process.parent is None and process.ppid:
+                process.parent = self._living.get(process.ppid)
+
+    def fork(self, parent_tgid: int, tgid: int, timestamp_ns: int) -> Process:
+        """A process was forked: what it is, it inherits."""
+        living = self._living
+        start_ticks = (timestamp_ns + self._clock.boottime_offset_ns) // NS_PER_TICK
+        parent = living.get(parent_tgid)
+        old = living.get(tgid)
+        if (
+            old is not None
+            and old.forked_ns is None
+            and start_ticks - 1 <= (old.start_ticks or 0) <= start_ticks
+        ):
+            # The scan met it before its FORK was looked at.
+            old.forked_ns = timestamp_ns
+            old.ppid = parent_tgid
+            old.parent = parent
+            return old
+        if parent is None:
+            process = Process(
+                tgid, start_ticks, None, parent_tgid, None, UNKNOWN_IMAGE, UNKNOWN_CONTEXT, None
+            )
+        else:
+            process = Process(
+                tgid,
+                start_ticks,
+                parent,
+                parent_tgid,
+                parent.comm,
+                parent.image,
+                parent.context,
+                parent.creds,
+            )
+            process.depth = parent.depth + 1
+            if process.depth > 2 * ANCESTOR_LIMIT:
+                self._cut_chain(process)
+        process.inherited = True
+        process.forked_ns = timestamp_ns
+        self._statuses.pop(tgid, None)
+        if old is not None:
+            self._tell_apart(process, old)
+            if (old.forked_ns or 0) >= self._lost_ns:
+                self._displaced.setdefault(tgid, []).append(old)
+        elif self._ended_young_tick == start_ticks and tgid in self._ended_young:
+            self._tell_apart(process, self._ended_young[tgid])
+        living[tgid] = process
+        return process
+
+    def thread_forked(self, tgid: int, tid: int) -> None:
+        """A thread was added to a process."""
+        process = self._living.get(tgid)
+        if process is None:
+            return
+        if process.threads is None:
+            process.threads = {tgid}
+        process.threads.add(tid)
+
+    def exec(self, tgid: int, reading: Reading | NotRead, timestamp_ns: int) -> Process:
+        """A process has a new image: its new state, with what the reading says if that is its."""
+        old = self._living.get(tgid)
+        if old is not None and self._is_over(old, reading, timestamp_ns):
+            old = None
+        identity = self._identify(old, reading, timestamp_ns)
+        if isinstance(reading, NotRead) or identity != "same":
+            process = self.stranger(tgid) if old is None else old.copy()
+            process.image = _NOT_READ[identity]
+            process.comm = None
+        else:
+            process = self._from_reading(tgid, reading) if old is None else old.copy()
+            self._take_image(process, reading)
+        process.inherited = False
+        process.threads = None
+        self._statuses.pop(tgid, None)
+        self._living[tgid] = process
+        return process
+
+    def changed(self, process: Process) -> Process:
+        """A copy of a process that takes its place in the table, for the caller to change at once."""
+        changed = process.copy()
+        self._living[process.pid] = changed
+        return changed
+
+    def creds(self, ids: Ids | None) -> Creds | None:
+        """Ids, with who knows the names."""
+        return None if ids is None else Creds(ids.uid, ids.euid, ids.gid, ids.egid, self._users)
+
+    def task_ended(self, tgid: int, tid: int, status: int, timestamp_ns: int) -> tuple[Process, int] | None:
+        """A task ended: its process with the wait status, if that ended with it. A stranger is made up from its id.
+
+        The status of a threaded process is the leader's if that is the last to end, else the last one that is not 0:
+        all that exit_group(2) or a signal ends have the process's, those that end by themselves have 0.
+        """
+        if self._displaced and tgid in self._displaced:
+            return self._displaced_ended(tgid, tid, status)
+        process = self._living.get(tgid)
+        if process is None:
+            return (self.stranger(tgid), status) if tid == tgid else None
+        threads = process.threads
+        if threads is None:
+            if tid != tgid:
+                return None
+        else:
+            threads.discard(tid)
+            if threads:
+                if status:
+                    self._statuses[tgid] = status
+                return None
+            of_others = self._statuses.pop(tgid, 0)
+            if tid != tgid:
+                status = status or of_others
+        del self._living[tgid]
+        tick = (timestamp_ns + self._clock.boottime_offset_ns) // NS_PER_TICK
+        if tick != self._ended_young_tick:
+            self._ended_young.clear()
+            self._ended_young_tick = tick
+        if process.start_ticks == tick:
+            self._ended_young[tgid] = process
+        return process, status
+
+    def lost(self, until_ns: int) -> None:
+        """Events were lost before this time: an EXIT that did not come yet of a life from before may never come."""
+        self._lost_ns = until_ns
+        self._displaced.clear()
+        self._statuses.clear()
+
+    def _displaced_ended(self, tgid: int, tid: int, status: int) -> tuple[Process, int] | None:
+        older = self._displaced[tgid]
+        process = older[0]
+        if process.threads is not None:
+            process.threads.discard(tid)
+            if process.threads:
+                return None
+        elif tid != tgid:
+            return None
+        del older[0]
+        if not older:
+            del self._displaced[tgid]
+        return process, status
+
+    def _tell_apart(self, process: Process, earlier: Process) -> None:
+        if process.start_ticks == earlier.start_ticks:
+            process.life = earlier.life + 1
+
+    def _cut_chain(self, process: Process) -> None:
+        """Let go of the ended beyond `ANCESTOR_LIMIT`; the living are in the table anyway."""
+        ancestor = process
+        for _ in range(ANCESTOR_LIMIT):
+            if ancestor.parent is None:
+                break
+            ancestor = ancestor.parent
+        for _ in range(ANCESTOR_LIMIT):
+            if ancestor.parent is None:
+                break
+            if self._living.get(ancestor.pid) is not ancestor:
+                ancestor.parent = None
+                self.chains_cut += 1
+                break
+            ancestor = ancestor.parent
+        # Its children need not look again for a while, nor its brothers and sisters.
+        process.depth = ANCESTOR_LIMIT
+        if process.parent is not None:
+            process.parent.depth = ANCESTOR_LIMIT - 1
+
+    def _is_over(self, known: Process, reading: Reading | NotRead, timestamp_ns: int) -> bool:
+        """Whether a reading says that this life ended unseen: another one began after it, and before the event."""
+        if isinstance(reading, NotRead) or known.start_ticks is None:
+            return False
+        return known.start_ticks + 1 < reading.stat.start_ticks < self._clock.start_ticks(timestamp_ns)
+
+    def _identify(self, known: Process | None, reading: Reading | NotRead, timestamp_ns: int) -> str:
+        """Whether a reading is of the life, and the image, that an EXEC is of."""
+        if isinstance(reading, NotRead):
+            return "gone" if reading is NotRead.GONE else "unknown"
+        start_ticks = reading.stat.start_ticks
+        if start_ticks > self._clock.start_ticks(timestamp_ns) + 1:
+            return "reused"
+        if known is not None and known.start_ticks is not None:
+            latest = known.start_ticks if known.exact else known.start_ticks + 1
+            if start_ticks > latest:
+                return "reused"
+            if start_ticks < known.start_ticks - 1:
+                return "unknown"
+        if reading.argv is not None:
+            return "same"
+        # Ended, or amid its next exec: it is not this image's any more.
+        return "gone" if reading.exe is None else "unknown"
+
+    def _take_image(self, process: Process, reading: Reading) -> None:
+        process.start_ticks = reading.stat.start_ticks
+        process.exact = True
+        process.comm = reading.stat.comm
+        process.context = reading.context
+        if process.creds is None:
+            process.creds = self.creds(reading.ids)
+        process.image = self._image(reading)
+
+    def _image(self, reading: Reading) -> Image:
+        argv = reading.argv
+        if argv is None or len(argv) <= LONG_ARGV_BYTES:
+            return Image(reading.exe, argv, reading.argv_bytes, reading.argv_tail, "same")
+        account = self._long_argv
+        if account.held_bytes + len(argv) > LONG_ARGV_TOTAL_BYTES:
+            self.argv_cut += 1
+            tail = reading.argv_tail or argv[-LONG_ARGV_BYTES:]
+            return Image(reading.exe, argv[:LONG_ARGV_BYTES], reading.argv_bytes, tail, "same")
+        image = _LongImage(reading.exe, argv, reading.argv_bytes, reading.argv_tail, "same")
+        image.account = account
+        account.held_bytes += len(argv)
+        return image
+
+    def _from_reading(self, tgid: int, reading: Reading) -> Process:
+        """A process whose FORK was not seen. Its parent is the one it has now: whose child it was born is not known."""
+        ppid = reading.stat.ppid
+        parent = self._living.get(ppid)
+        process = Process(
+            tgid,
+            reading.stat.start_ticks,
+            parent,
+            ppid,
+            reading.stat.comm,
+            UNKNOWN_IMAGE,
+            reading.context,
+            self.creds(reading.ids),
+        )
+        process.exact = True
+        process.depth = 0 if parent is None else parent.depth + 1
+        return process
+
+    def _add_scanned(self, pid: int, reading: Reading, reader: Reader) -> None:
+        reading.ids = reader.read_ids(pid, reading.stat.start_ticks)
+        process = self._from_reading(pid, reading)
+        self._take_image(process, reading)
+        if reading.stat.threads > 1:
+            tids = reader.tids(pid)
+            if reading.stat.state == b"Z":
+                tids.discard(pid)  # its end was told before we listened
+            process.threads = tids or None
+        self._living[pid] = process
+
+
+_NOT_READ = {"gone": GONE_IMAGE, "reused": REUSED_IMAGE, "unknown": UNKNOWN_IMAGE, "same": UNKNOWN_IMAGE}
