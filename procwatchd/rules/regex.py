@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""Regular expressions whose time grows with the text alone.
+
+Python's `re` backtracks: `(a+)+$` against a long argument, which anybody may choose, would stop the daemon
+for good. So patterns go to the engine that pydantic brings along, Rust's regex: finite automata, without
+look-around and back-references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydantic_core import SchemaError, SchemaValidator, core_schema
+
+# Limits.
+PATTERN_LIMIT = 4096  # characters; the engine itself refuses what compiles to more than 10 MiB
+
+_SPECIAL = frozenset(r"\.+*?()|[]{}^$#&-~")
+
+
+class RegexError(ValueError):
+    """A pattern the engine refuses; the text is its reason, in one line."""
+
+
+def compile_regex(pattern: str, *, cased: bool = True) -> Callable[[str], bool]:
+    """A function that says whether `pattern` is found anywhere in a text without surrogates.
+
+    Raises RegexError.
+    """
+    if len(pattern) > PATTERN_LIMIT:
+        raise RegexError(f"longer than {PATTERN_LIMIT} characters")
+    schema = core_schema.str_schema(pattern=pattern if cased else "(?i)" + pattern, regex_engine="rust-regex")
+    try:
+        return SchemaValidator(schema).isinstance_python
+    except SchemaError as error:
+        raise RegexError(_reason(str(error))) from None
+
+
+def escape(text: str) -> str:
+    """A pattern for just `text`."""
+    return "".join("\\" + c if c in _SPECIAL else c for c in text)
+
+
+def _reason(report: str) -> str:
+    """The last line of the engine's report: those above draw the pattern."""
+    line = report.strip().rpartition("\n")[2].strip()
+    return line.removeprefix("SchemaError:").strip().removeprefix("error:").strip() or "not understood"
