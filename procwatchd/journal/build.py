@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: MIT
+"""From a record and what the rules decided to an entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from procwatchd.journal.entry import Entry, FieldValue
+from procwatchd.journal.kinds import INFO, MESSAGE_IDS, PREFIX
+from procwatchd.journal.message import message
+from procwatchd.journal.quote import cut_argv, printable, quote_argv
+from procwatchd.kernel.clock import Clock
+from procwatchd.process.fields import EVENTS, FIELDS, Value
+from procwatchd.process.model import Image, Process, Record
+from procwatchd.rules.ruleset import Decision
+
+# Left out by `log.fields: standard`, beside what equals its neighbour.
+NOT_STANDARD = frozenset({"LAG_USEC", "AUDIT_SESSION", "SID", "EGID", "ARGV_BYTES"})
+
+_ONLY_IN = {
+    "exec": {"LAG_USEC", "SHA256"},
+    "exit": {"EXIT_CODE", "EXIT_SIGNAL", "CORE_DUMPED", "EXIT_SOURCE", "DURATION_USEC"},
+    "uid": {"OLD_UID", "OLD_EUID"},
+    "gid": {"OLD_GID", "OLD_EGID"},
+    "comm": {"OLD_COMM"},
+    "ptrace": {"TRACER_PID", "TRACER_COMM", "TRACER_EXE"},
+}
+_ONLY_SOMEWHERE = frozenset[str]().union(*_ONLY_IN.values())
+
+# Looked up off the event's path, so that it may be known at the exit and not yet at the exec.
+_LATE = frozenset({"USER"})
+
+# How many processes' fields are kept for their next entry.
+RECENT_PROCESSES = 512
+
+_Plan = list[tuple[str, Callable[[Record], Value]]]
+
+
+class EntryBuilder:
+    """Makes entries as `log.fields` and `log.max-argv` ask for.
+
+    `fields` is "standard", "all", or the names of the fields (without prefix) that are wanted.
+    """
+
+    def __init__(self, clock: Clock, fields: str | frozenset[str], max_argv_bytes: int) -> None:
+        self._clock = clock
+        self._standard = fields == "standard"
+        self._max_argv_bytes = max_argv_bytes
+        self.wanted = _wanted(fields)
+        self._plans: dict[str, _Plan] = {event: self._plan(event) for event in EVENTS}
+        self._process_fields = self._process_plan()
+        self._recent: dict[Process, dict[str, FieldValue]] = {}
+
+    def _plan(self, event: str) -> _Plan:
+        """What the event itself gives to its entries, in order."""
+        return [
+            (PREFIX + name, field.of_record)
+            for name, field in FIELDS.items()
+            if name in self.wanted
+            and field.of_process is None
+            and (name not in _ONLY_SOMEWHERE or name in _ONLY_IN.get(event, ()))
+        ]
+
+    def _process_plan(self) -> list[tuple[str, Callable[[Process], Value]]]:
+        """What every entry about a process says of it, in order."""
+        shown: dict[str, Callable[[Process], Value]] = {
+            "CMDLINE": self.command,
+            "PARENT_CMDLINE": lambda p: None if p.parent is None else self.command(p.parent),
+        }
+        if self._standard:
+            shown["EUID"] = _euid_unless_uid
+            shown["GID"] = _gid_unless_own
+        return [
+            (PREFIX + name, shown.get(name, field.of_process))
+            for name, field in FIELDS.items()
+            if name in self.wanted and name not in _LATE and field.of_process is not None
+        ]
+
+    def build(self, record: Record, decision: Decision) -> Entry:
+        """The entry of one event."""
+        process = record.process
+        fields: dict[str, FieldValue] = {
+            "MESSAGE": self._message(record, decision),
+            "MESSAGE_ID": MESSAGE_IDS[record.event],
+            "PRIORITY": str(decision.priority),
+            "SYSLOG_IDENTIFIER": "procwatchd",
+        }
+        for name, read in self._plans[record.event]:
+            value = read(record)
+            if value is not None:
+                fields[name] = str(value) if isinstance(value, int) else value
+        fields |= self._recent.get(process) or self._of_process(process)
+        if "USER" in self.wanted and process.creds is not None and (user := process.creds.user):
+            fields[PREFIX + "USER"] = user
+        if record.environment:
+            for variable, content in record.environment.items():
+                fields[f"{PREFIX}ENV_{variable}"] = content
+        if decision.rule is not None and "RULE" in self.wanted:
+            fields[PREFIX + "RULE"] = decision.rule
+        if decision.tags and "TAGS" in self.wanted:
+            fields[PREFIX + "TAGS"] = " ".join(decision.tags)
+        for name, text in decision.fields:
+            fields[PREFIX + name] = text
+        return Entry(fields, self._clock.realtime_usec(record.monotonic_ns), 1)
+
+    def _of_process(self, process: Process) -> dict[str, FieldValue]:
+        """The fields of a process, kept for a while: most processes end soon after their exec, as the same."""
+        fields: dict[str, FieldValue] = {}
+        for name, read in self._process_fields:
+            value = read(process)
+            if value is not None:
+                fields[name] = str(value) if isinstance(value, int) else value
+        image = process.image
+        if image.argv is not None and self._is_cut(image, image.argv):
+            self._mark_cut(fields, image)
+        if len(self._recent) >= RECENT_PROCESSES:
+            self._recent.clear()
+        self._recent[process] = fields
+        return fields
+
+    def command(self, process: Process) -> str | None:
+        """CMDLINE: the arguments as one could paste them into a shell, cut to `max-argv`."""
+        image = process.image
+        if image.quoted_max != self._max_argv_bytes and image.argv is not None:
+            image.quoted = self._quote(image, image.argv)
+            image.quoted_max = self._max_argv_bytes
+        return image.quoted
+
+    def own(self, kind: str, text: str, priority: int = INFO, **fields: object) -> Entry:
+        """An entry of the daemon's own, with its fields' names in lower case."""
+        monotonic_ns, realtime_usec = self._clock.now()
+        entry: dict[str, FieldValue] = {
+            "MESSAGE": printable(text),
+            "MESSAGE_ID": MESSAGE_IDS[kind],
+            "PRIORITY": str(priority),
+            "SYSLOG_IDENTIFIER": "procwatchd",
+            PREFIX + "EVENT": kind,
+            PREFIX + "MONOTONIC_USEC": str(monotonic_ns // 1000),
+        }
+        for name, value in fields.items():
+            if value is not None:
+                entry[PREFIX + name.upper()] = str(value)
+        return Entry(entry, realtime_usec)
+
+    def _quote(self, image: Image, argv: bytes) -> str:
+        if not self._is_cut(image, argv):
+            return quote_argv(argv)
+        return cut_argv(argv, self._max_argv_bytes, image.argv_bytes, image.argv_tail)
+
+    def _is_cut(self, image: Image, argv: bytes) -> bool:
+        return image.argv_bytes > self._max_argv_bytes or len(argv) < image.argv_bytes
+
+    def _message(self, record: Record, decision: Decision) -> str:
+        if decision.message is None:
+            return message(record, self.command)
+        return printable(decision.message.render(lambda name: self._text(record, decision, name)))
+
+    def _text(self, record: Record, decision: Decision, name: str) -> str:
+        """A field as it reads in a rule's message; empty where it is absent."""
+        if name == "RULE":
+            return decision.rule or ""
+        if name == "TAGS":
+            return " ".join(decision.tags)
+        process: Process | None = record.process
+        if name.startswith("PARENT."):
+            process = record.process.parent
+            name = name.removeprefix("PARENT.")
+            of_process = FIELDS[name].of_process
+            value = None if process is None or of_process is None else of_process(process)
+        else:
+            value = FIELDS[name].of_record(record)
+        if name == "CMDLINE" and process is not None:
+            value = self.command(process)
+        elif name == "PARENT_CMDLINE":
+            parent = record.process.parent
+            value = None if parent is None else self.command(parent)
+        if value is None:
+            return ""
+        return printable(value) if isinstance(value, bytes | str) else str(value)
+
+    def _mark_cut(self, fields: dict[str, FieldValue], image: Image) -> None:
+        if PREFIX + "CMDLINE" not in fields:
+            return
+        if "ARGV_TRUNCATED" in self.wanted:
+            fields[PREFIX + "ARGV_TRUNCATED"] = "1"
+        if "ARGV_BYTES" in self.wanted:
+            fields[PREFIX + "ARGV_BYTES"] = str(image.argv_bytes)
+
+
+def _wanted(fields: str | frozenset[str]) -> frozenset[str]:
+    every = frozenset(FIELDS) | {"ARGV_TRUNCATED", "ARGV_BYTES", "RULE", "TAGS"}
+    if fields == "all":
+        return every
+    if fields == "standard":
+        return every - NOT_STANDARD
+    # Which event and whose is always in it.
+    return frozenset(fields) | {"EVENT", "PID"}
+
+
+def _euid_unless_uid(process: Process) -> int | None:
+    creds = process.creds
+    return None if creds is None or creds.euid == creds.uid else creds.euid
+
+
+def _gid_unless_own(process: Process) -> int | None:
+    creds = process.creds
+    if creds is None or creds.gid is None:
+        return None
+    if creds.uid is not None and creds.users.primary_gid(creds.uid) == creds.gid:
+        return None
+    return creds.gid

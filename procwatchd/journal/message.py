@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+"""The MESSAGE of an event: one line of printable text that stands alone.
+
+    exec rsync[4711] root: rsync -a /srv backup:/srv (cron[912] cron.service)
+    exit rsync[4711] root: code 23 after 3.2s: rsync -a /srv backup:/srv (cron[912] cron.service)
+
+First the event, then who: comm, PID and user; then what; last where it came from: the parent and the unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from procwatchd.journal.quote import printable
+from procwatchd.process.fields import exit_code, exit_signal
+from procwatchd.process.model import Process, Record
+
+Show = Callable[[Process], str | None]
+
+
+def message(record: Record, show_command: Show) -> str:
+    """The text for a record; `show_command` gives a process's CMDLINE as it is written."""
+    process = record.process
+    what = _WHAT[record.event](record, show_command)
+    tid = "" if record.tid is None else f" thread {record.tid}"
+    return f"{record.event} {_name(process)}{tid}{_user(process)}: {what}{_origin(process)}"
+
+
+def _name(process: Process) -> str:
+    comm = "?" if process.comm is None else printable(process.comm)
+    if "[" in comm:
+        comm = comm.replace("[", "\\x5b")  # a comm must not look like a name with its PID
+    return f"{comm}[{process.pid}]"
+
+
+def _user(process: Process) -> str:
+    creds = process.creds
+    if creds is None or creds.uid is None:
+        return ""
+    user = creds.user
+    return f" uid {creds.uid}" if user is None else f" {printable(user)}"
+
+
+def _origin(process: Process) -> str:
+    """` (cron[912] cron.service)`: the parent, and the closest thing to a unit."""
+    words = []
+    if process.parent is not None:
+        words.append(_name(process.parent))
+    elif process.ppid is not None:
+        words.append(f"?[{process.ppid}]")
+    place = process.context.place
+    if place is not None:
+        unit = place.user_unit or place.unit
+        if unit:
+            words.append(printable(unit))
+        if place.container_id:
+            words.append(f"container {printable(place.container_id[:12])}")
+    return f" ({' '.join(words)})" if words else ""
+
+
+def _what_exec(record: Record, show_command: Show) -> str:
+    command = show_command(record.process)
+    if command is not None:
+        return command
+    return _UNREAD[record.identity]
+
+
+_UNREAD = {
+    "same": "its arguments could not be read",
+    "gone": "it had ended before its arguments could be read",
+    "reused": "its PID was another's before its arguments could be read",
+    "unknown": "its arguments could not be read for certain",
+}
+
+
+def _what_exit(record: Record, show_command: Show) -> str:
+    status = record.wait_status
+    signal = exit_signal(status)
+    if signal is not None:
+        end = f"killed by {signal}"
+        if status is not None and status & 0x80:
+            end += ", core dumped"
+    else:
+        end = f"code {exit_code(status)}"
+    forked_ns = record.process.forked_ns
+    if forked_ns is not None:
+        end += f" after {duration(record.monotonic_ns - forked_ns)}"
+    return end + _command(record, show_command)
+
+
+def duration(nanoseconds: int) -> str:
+    """A span for people, to two or three digits: 840us, 3.2ms, 17s, 5min 3s, 2h 10min, 3d 4h."""
+    microseconds = max(0, nanoseconds) // 1000
+    if microseconds < 1000:
+        return f"{microseconds}us"
+    if microseconds < 1_000_000:
+        return f"{microseconds / 1000:.3g}ms" if microseconds < 999_500 else "1s"
+    if microseconds < 60_000_000:
+        return f"{microseconds / 1_000_000:.3g}s"
+    minutes, seconds = divmod(microseconds // 1_000_000, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes}min"
+    return f"{minutes}min {seconds}s"
+
+
+def _command(record: Record, show_command: Show) -> str:
+    """`: COMMAND`, where it is known; after `forked from` where it is the parent's."""
+    command = show_command(record.process)
+    if not command:
+        return ""
+    return f": fork of {command}" if record.process.inherited else f": {command}"
+
+
+def _what_fork(record: Record, show_command: Show) -> str:
+    return "new thread" if record.tid is not None else "new process" + _command(record, show_command)
+
+
+def _ids(record: Record, name: str) -> str:
+    """`uid 1000 to 0` and, where it goes another way, `effective uid 0`."""
+    before, now = record.before, record.process.creds
+    old = None if before is None or before.creds is None else before.creds
+    real, effective = (getattr(now, name, None), getattr(now, f"e{name}", None))
+    old_real, old_effective = (getattr(old, name, None), getattr(old, f"e{name}", None))
+    changes = []
+    if real != old_real:
+        changes.append(f"{name} {_or_unknown(old_real)} to {real}")
+    if effective != old_effective and not (real == effective and old_real == old_effective):
+        changes.append(f"effective {name} {_or_unknown(old_effective)} to {effective}")
+    return ", ".join(changes)
+
+
+def _or_unknown(value: int | None) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _what_ptrace(record: Record, show_command: Show) -> str:
+    if record.tracer_pid is None:
+        return "no longer traced" + _command(record, show_command)
+    tracer = record.tracer
+    by = f"?[{record.tracer_pid}]" if tracer is None else _name(tracer) + _user(tracer)
+    return f"traced by {by}" + _command(record, show_command)
+
+
+def _what_comm(record: Record, show_command: Show) -> str:
+    before = record.before
+    old = "?" if before is None or before.comm is None else printable(before.comm)
+    return f"was {old}" + _command(record, show_command)
+
+
+_WHAT: dict[str, Callable[[Record, Show], str]] = {
+    "fork": _what_fork,
+    "exec": _what_exec,
+    "exit": _what_exit,
+    "uid": lambda record, show: _ids(record, "uid") + _command(record, show),
+    "gid": lambda record, show: _ids(record, "gid") + _command(record, show),
+    "sid": lambda record, show: f"new session {record.process.context.sid}" + _command(record, show),
+    "ptrace": _what_ptrace,
+    "comm": _what_comm,
+    "coredump": lambda record, show: "dumps core" + _command(record, show),
+}
