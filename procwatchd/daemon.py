@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: MIT
+"""procwatchd, the command: start, signals, watchdog, reload, statistics, stop.
+
+The main thread has all this; the listener and the worker are threads of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+
+from systemd import daemon as systemd_daemon
+from systemd import id128
+
+from procwatchd import __version__
+from procwatchd.config import Config, load_config
+from procwatchd.errors import ConfigError, ProcwatchError
+from procwatchd.journal.jsonlines import JsonWriter
+from procwatchd.journal.kinds import NOTICE, WARNING
+from procwatchd.journal.message import duration
+from procwatchd.journal.native import SOCKET as JOURNAL_SOCKET
+from procwatchd.journal.native import JournaldWriter
+from procwatchd.journal.text import TextWriter
+from procwatchd.journal.writer import Writer
+from procwatchd.kernel.bell import Bell
+from procwatchd.kernel.clock import Clock
+from procwatchd.kernel.connector import Connector
+from procwatchd.kernel.listener import Listener
+from procwatchd.kernel.queue import BatchQueue
+from procwatchd.metrics import metrics_text
+from procwatchd.process.users import Users
+from procwatchd.runtime import RuntimeDirectory
+from procwatchd.worker import Worker
+
+STATISTICS_SECONDS = 600.0
+TURN_SECONDS = 5.0
+DRAIN_SECONDS = 10.0
+DESCRIPTORS = 65536
+
+_WAKE = signal.SIGUSR2
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, _WAKE}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; gives its exit status."""
+    _open_standard_streams()
+    options = _parse(arguments)
+    try:
+        config = load_config(options.config)
+        if options.check:
+            print(f"configuration is fine: {_describe(config)}")
+            return 0
+        # Before any thread is there, so that they all have the signals blocked and only the main thread takes them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        _raise_descriptor_limit()
+        realtime = _run_in_real_time()
+        with contextlib.closing(RuntimeDirectory()) as directory:
+            return Daemon(config, options, directory, realtime=realtime).run()
+    except ProcwatchError as error:
+        print(f"procwatchd: {error}" if not isinstance(error, ConfigError) else error, file=sys.stderr)
+        return error.exit_status
+
+
+def _open_standard_streams() -> None:
+    """See to it that no socket or lock becomes standard output, where whoever started us closed that."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="procwatchd",
+        description="Logs the lifecycle of processes to the systemd journal.",
+        epilog="See procwatchd(8), procwatchd.yaml(5), procwatchd.fields(7).",
+    )
+    parser.add_argument(
+        "-c", "--config", metavar="FILE", help="this configuration alone, instead of the one in /etc"
+    )
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
+    parser.add_argument(
+        "--output",
+        choices=("auto", "journal", "text", "json"),
+        default="auto",
+        help="where entries go: auto is the journal where its socket is, else text (default: %(default)s)",
+    )
+    parser.add_argument("--version", action="version", version=f"procwatchd {__version__}")
+    return parser.parse_args(arguments)
+
+
+class Daemon:
+    """From start to stop."""
+
+    def __init__(
+        self, config: Config, options: argparse.Namespace, directory: RuntimeDirectory, *, realtime: bool
+    ) -> None:
+        self._realtime = realtime
+        self._options = options
+        self._boot_id = id128.get_boot().hex
+        self._directory = directory
+        self._clock = Clock()
+        self._users = Users()
+        self._connector = Connector(config.capture.receive_buffer_bytes)
+        self._batches = BatchQueue()
+        self._listener = Listener(self._connector, self._batches)
+        self._writer = _open_writer(options.output, self._boot_id)
+        self._bell = Bell()
+        self._worker = Worker(config, self._batches, self._writer, self._clock, self._users, bell=self._bell)
+        self._config = config
+        self._problem = ""
+        self._next_statistics = time.monotonic() + STATISTICS_SECONDS
+        self._progress = (0, 0)
+        self._listening_since_usec = 0
+
+    def run(self) -> int:
+        """Start, serve until a signal or the end of the output, stop. Gives the exit status."""
+        self._start()
+        status = 0
+        try:
+            while self._serve():
+                pass
+            if not self._listener.running:
+                print(f"procwatchd: receiving failed: {self._listener.error}", file=sys.stderr)
+                status = 69
+            elif not self._worker.running and not self._writer.broken:
+                print("procwatchd: the worker ended unexpectedly", file=sys.stderr)
+                status = 70
+        finally:
+            self._stop()
+        return status
+
+    def _start(self) -> None:
+        self._users.start()
+        early = self._connector.subscribe()
+        self._listening_since_usec = time.monotonic_ns() // 1000
+        self._listener.start(early, self._wake)
+        self._worker.scan()
+        # What start-up made lives for ever, and what an event makes is in no cycle: the collector, there for
+        # the odd exception, need not look at either again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 50)
+        self._write_start()
+        self._worker.start(self._wake)
+        self._notify("READY=1", self._status())
+
+    def _write_start(self) -> None:
+        worker, connector = self._worker, self._connector
+        priority = NOTICE
+        text = f"start: procwatchd {__version__}, {len(worker.table)} processes, {_describe(self._config)}"
+        if connector.receive_buffer_bytes < connector.receive_buffer_wanted:
+            priority = WARNING
+            text += (
+                f"; the kernel grants a receive buffer of {connector.receive_buffer_bytes} bytes only, not "
+                f"{connector.receive_buffer_wanted}: bursts may be lost (CAP_NET_ADMIN is missing)"
+            )
+        if not self._realtime:
+            text += (
+                "; not in real time (LimitRTPRIO=1 or CAP_SYS_NICE is missing): more arguments will be missed"
+            )
+        since_usec = self._directory.last_listened_usec(self._boot_id)
+        until_usec = None if since_usec is None else self._listening_since_usec
+        if since_usec is not None:
+            text += (
+                f"; nobody listened for {duration((self._listening_since_usec - since_usec) * 1000)} before"
+            )
+        self._writer.write(
+            worker.builder.own(
+                "start",
+                text,
+                priority,
+                since_usec=since_usec,
+                until_usec=until_usec,
+                version=__version__,
+                processes=len(worker.table),
+                receive_buffer=connector.receive_buffer_bytes,
+            )
+        )
+
+    def _serve(self) -> bool:
+        """One turn of the main thread; False when it is time to stop."""
+        arrived = signal.sigtimedwait(_SIGNALS, self._turn_seconds())
+        number = None if arrived is None else arrived.si_signo
+        if number in (signal.SIGTERM, signal.SIGINT):
+            return False
+        if number == signal.SIGHUP:
+            self._reload()
+        now = time.monotonic()
+        if number == signal.SIGUSR1 or now >= self._next_statistics:
+            self._next_statistics = now + STATISTICS_SECONDS
+            self._worker.ask(lambda: self._write_statistics("statistics"))
+        self._pet_watchdog()
+        return self._listener.running and self._worker.running
+
+    @staticmethod
+    def _wake() -> None:
+        """End the main thread's wait for a signal; from any thread."""
+        signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
+
+    def _turn_seconds(self) -> float:
+        """At least twice as often as systemd wants to hear from us."""
+        watchdog_usec = int(os.environ.get("WATCHDOG_USEC", "0") or 0)
+        return min(TURN_SECONDS, watchdog_usec / 2_000_000) if watchdog_usec else TURN_SECONDS
+
+    def _pet_watchdog(self) -> None:
+        """Tell systemd that we are alive, if listener and worker are; each gets on at least once a second."""
+        progress = (self._listener.progress, self._worker.progress)
+        if progress[0] != self._progress[0] and progress[1] != self._progress[1]:
+            self._progress = progress
+            self._notify("WATCHDOG=1", self._status())
+
+    def _reload(self) -> None:
+        self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            config = load_config(self._options.config)
+        except ConfigError as error:
+            self._problem = f"bad configuration, keeping the previous rules: {error.problems[0]}"
+            text = f"reload: bad configuration, keeping the previous one: {'; '.join(error.problems)}"
+            self._worker.ask(lambda: self._writer.write(self._worker.builder.own("reload", text, WARNING)))
+        else:
+            self._problem = ""
+            self._config = config
+            self._worker.ask(lambda: self._apply(config))
+        self._notify("READY=1", self._status())
+
+    def _apply(self, config: Config) -> None:
+        self._worker.configure(config)
+        text = f"reload: {_describe(config)}"
+        if config.capture.receive_buffer_bytes != self._connector.receive_buffer_wanted:
+            text += "; the new receive-buffer takes a restart"
+        self._writer.write(self._worker.builder.own("reload", text, NOTICE))
+
+    def _stop(self) -> None:
+        self._notify("STOPPING=1", "STATUS=Writing what was received")
+        stopped_usec = time.monotonic_ns() // 1000
+        self._listener.stop()
+        self._directory.write_stopped(self._boot_id, stopped_usec)
+        if self._worker.running:
+            self._worker.stop()
+        self._writer.wait(DRAIN_SECONDS)
+        self._write_statistics("stop")
+        self._writer.flush()
+        self._writer.wait(DRAIN_SECONDS)
+        self._writer.close()
+        self._users.close()
+        self._connector.close()
+        self._bell.close()
+        self._batches.close()
+
+    def _terms(self) -> dict[str, int]:
+        writer = self._writer
+        return self._worker.ledger.terms(
+            received=self._listener.received,
+            logged=writer.written_events,
+            unwritten=writer.unwritten_events,
+        )
+
+    def _write_statistics(self, kind: str) -> None:
+        """The ledger, as an entry and for Prometheus. `kind` is statistics or stop."""
+        terms = self._terms()
+        lost = terms["LOST"] + terms["UNWRITTEN"]
+        text = (
+            f"{kind}: {terms['RECEIVED']} events received, {terms['LOGGED']} logged, {terms['DROPPED']} dropped by "
+            f"rules, {lost} lost; {len(self._worker.table)} processes"
+        )
+        fields = {**terms, "PROCESSES": len(self._worker.table), **self._worker.limits()}
+        self._writer.write(self._worker.builder.own(kind, text, **fields))
+        self._directory.write_metrics(metrics_text(fields))
+
+    def _status(self) -> str:
+        if self._problem:
+            return f"STATUS={self._problem}"
+        terms = self._terms()
+        lost = terms["LOST"] + terms["UNWRITTEN"]
+        return f"STATUS={terms['LOGGED']} entries logged, {terms['DROPPED']} events dropped by rules, {lost} lost"
+
+    @staticmethod
+    def _notify(*lines: str) -> None:
+        # Whoever asked to be told may be gone: that is no reason to end.
+        with contextlib.suppress(OSError):
+            systemd_daemon.notify("\n".join(lines))
+
+
+def _run_in_real_time() -> bool:
+    """Have the kernel run our threads the moment that they are woken; whether it will.
+
+    A short process is over in half a millisecond. A nice value is no help: since Linux 6.6 the scheduler lets a heavy
+    task that just slept wait for its turn, and wakes it where it slept.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except OSError:
+        return False
+    return True
+
+
+def _raise_descriptor_limit() -> None:
+    """Each program that is to be hashed holds its file open until its events are worked off."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < DESCRIPTORS <= hard:
+        with contextlib.suppress(OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+
+
+def _describe(config: Config) -> str:
+    files = ", ".join(config.files) if config.files else "the built-in defaults"
+    count = len(config.rules.rules)
+    return f"{count} rule{'' if count == 1 else 's'} from {files}"
+
+
+def _open_writer(output: str, boot_id: str) -> Writer:
+    if output == "auto":
+        output = "journal" if os.path.exists(JOURNAL_SOCKET) else "text"
+    if output == "journal":
+        return JournaldWriter(os.environ.get("PROCWATCHD_JOURNAL_SOCKET", JOURNAL_SOCKET))
+    if output == "json":
+        return JsonWriter(1, boot_id=boot_id, hostname=socket.gethostname())
+    return TextWriter(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: MIT
+"""The whole way of an event, from datagrams and a /proc of the test's own to entries."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from procwatchd.config import Config, load_config
+from procwatchd.journal.entry import Entry
+from procwatchd.journal.message import duration
+from procwatchd.journal.writer import Loss
+from procwatchd.kernel import wire
+from procwatchd.kernel.clock import NS_PER_TICK, Clock
+from procwatchd.kernel.queue import Batch, BatchQueue
+from procwatchd.process.users import Users
+from procwatchd.worker import Worker
+from tests.unit.fakeproc import FakeProc
+
+FORK, EXEC, EXIT, UID, GID = wire.FORK, wire.EXEC, wire.EXIT, wire.UID, wire.GID
+SID, PTRACE, COMM, COREDUMP = wire.SID, wire.PTRACE, wire.COMM, wire.COREDUMP
+
+
+class ListWriter:
+    """A writer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.held_events = self.unwritten_events = 0
+        self.loss: Loss | None = None
+        self.broken = False
+
+    @property
+    def written_events(self) -> int:
+        return sum(entry.events for entry in self.entries)
+
+    def write(self, entry: Entry) -> None:
+        self.entries.append(entry)
+
+    def flush(self) -> None: ...
+
+    def wait(self, timeout_seconds: float) -> bool:
+        return timeout_seconds >= 0
+
+    def take_loss(self) -> Loss | None:
+        loss, self.loss = self.loss, None
+        return loss
+
+    def close(self) -> None: ...
+
+
+class StillClock(Clock):
+    """Nothing was ever suspended, and the wall clock began with the machine."""
+
+    def refresh(self) -> None:
+        self.boottime_offset_ns = self.realtime_offset_ns = 0
+
+
+class World:
+    """A worker, its /proc, and the kernel that sends it events."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.proc = FakeProc(directory / "proc")
+        self.writer = ListWriter()
+        passwd = directory / "passwd"
+        passwd.write_text("root:x:0:0::/:/bin/sh\nann:x:1000:1000::/:/bin/sh\n")
+        self.users = Users(lambda _uid: None, passwd_path=str(passwd))
+        self.seq = itertools.count()
+        self.start("{}")
+
+    def start(self, yaml: str) -> None:
+        self.worker = Worker(
+            self.config(yaml), BatchQueue(), self.writer, StillClock(), self.users, proc=str(self.proc.root)
+        )
+        self.worker.scan()
+
+    def config(self, yaml: str) -> Config:
+        path = self.directory / "procwatchd.yaml"
+        path.write_text(yaml)
+        return load_config(str(path))
+
+    def send(self, *events: tuple[int, ...], tick: int = 100, **totals: int) -> list[dict[str, Any]]:
+        """Events as (what, ids…), one batch; gives the new entries' fields."""
+        before = len(self.writer.entries)
+        datagrams = b"".join(
+            wire.encode_event(what, *ids, timestamp_ns=tick * NS_PER_TICK + 5000, seq=next(self.seq))
+            for what, *ids in events
+        )
+        self.worker.take_in([Batch(datagrams, **totals)])
+        self.worker.conclude()
+        return [entry.fields for entry in self.writer.entries[before:]]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+RSYNC = {
+    "comm": b"rsync",
+    "exe": "/usr/bin/rsync",
+    "cmdline": b"rsync\0-a\0/my files\0",
+    "start": 100,
+    "uid": 1000,
+}
+
+
+def test_an_exec_and_its_exit(world: World) -> None:
+    world.start("log: {fields: all}")
+    world.proc.add(42, **RSYNC, ppid=7, loginuid=1000, tty=136 << 8 | 3, mounts=1)  # type: ignore[arg-type]
+    (execed,) = world.send((FORK, 1, 1, 42, 42), (EXEC, 42, 42))
+    lag = execed.pop("PROCWATCH_LAG_USEC")
+    assert int(lag) >= 0
+    of_process = {
+        "PROCWATCH_PID": "42",
+        "PROCWATCH_PPID": "1",
+        "PROCWATCH_PROCESS_ID": "42-100",
+        "PROCWATCH_PARENT_PROCESS_ID": "1-1",
+        "PROCWATCH_COMM": b"rsync",
+        "PROCWATCH_EXE": b"/usr/bin/rsync",
+        "PROCWATCH_CWD": b"/srv",
+        "PROCWATCH_TTY": "pts/3",
+        "PROCWATCH_CMDLINE": "rsync -a '/my files'",
+        "PROCWATCH_UID": "0",
+        "PROCWATCH_EUID": "0",
+        "PROCWATCH_GID": "0",
+        "PROCWATCH_EGID": "0",
+        "PROCWATCH_USER": "root",
+        "PROCWATCH_LOGINUID": "1000",
+        "PROCWATCH_AUDIT_SESSION": "1000",
+        "PROCWATCH_SID": "42",
+        "PROCWATCH_CGROUP": b"/system.slice/prog.service",
+        "PROCWATCH_UNIT": b"prog.service",
+        "PROCWATCH_SLICE": b"system.slice",
+        "PROCWATCH_MOUNT_NAMESPACE": "1",
+        "PROCWATCH_PARENT_COMM": b"systemd",
+        "PROCWATCH_PARENT_EXE": b"/usr/lib/systemd/systemd",
+        "PROCWATCH_PARENT_CMDLINE": "/sbin/init",
+        "PROCWATCH_ANCESTORS": b"systemd[1]",
+        "PROCWATCH_IDENTITY": "same",
+        "SYSLOG_IDENTIFIER": "procwatchd",
+        "PRIORITY": "6",
+        "PROCWATCH_MONOTONIC_USEC": str((100 * NS_PER_TICK + 5000) // 1000),
+    }
+    assert execed == of_process | {
+        "MESSAGE": "exec rsync[42] root: rsync -a '/my files' (systemd[1] prog.service)",
+        "MESSAGE_ID": "7f71ee63fc0b4a648c5176899e07eda0",
+        "PROCWATCH_EVENT": "exec",
+        "PROCWATCH_SOURCE": "proc",
+    }
+    (ended,) = world.send((EXIT, 42, 42, 3 << 8, 17, 1, 1))
+    assert ended == of_process | {
+        "MESSAGE": "exit rsync[42] root: code 3 after 0us: rsync -a '/my files' (systemd[1] prog.service)",
+        "MESSAGE_ID": "9d1c2f0569734d0aae840e0b948961ac",
+        "PROCWATCH_EVENT": "exit",
+        "PROCWATCH_SOURCE": "table",
+        "PROCWATCH_EXIT_CODE": "3",
+        "PROCWATCH_EXIT_SOURCE": "connector",
+        "PROCWATCH_DURATION_USEC": "0",
+    }
+
+
+def test_standard_fields_leave_out_what_says_nothing_new(world: World) -> None:
+    world.proc.add(42, **RSYNC, loginuid=1000)  # type: ignore[arg-type]
+    (execed,) = world.send((FORK, 1, 1, 42, 42), (EXEC, 42, 42))
+    for name in ("LAG_USEC", "AUDIT_SESSION", "SID", "EGID", "ARGV_BYTES", "EUID", "GID"):
+        assert f"PROCWATCH_{name}" not in execed
+    changed = world.send((UID, 42, 42, 0, 1000), (GID, 42, 42, 1000, 1000))
+    assert changed[0]["PROCWATCH_EUID"] == "1000"
+    assert changed[1]["PROCWATCH_GID"] == "1000"
+
+
+def test_a_list_of_fields(world: World) -> None:
+    world.start("log: {fields: [exe, rule]}\nrules: [{name: all, match: {pid|gt: 0}}]")
+    world.proc.add(42, **RSYNC)  # type: ignore[arg-type]
+    (execed,) = world.send((EXEC, 42, 42))
+    names = {name for name in execed if name.startswith("PROCWATCH_")}
+    assert names == {"PROCWATCH_EVENT", "PROCWATCH_PID", "PROCWATCH_EXE", "PROCWATCH_RULE"}
+
+
+def test_messages(world: World) -> None:
+    world.start("capture: {events: all}")
+    world.proc.add(42, **RSYNC)  # type: ignore[arg-type]
+    entries = world.send((FORK, 1, 1, 42, 42), (EXEC, 42, 42))
+    entries += world.send(
+        (FORK, 42, 42, 43, 43),
+        (UID, 43, 43, 1000, 1000),
+        (UID, 43, 43, 1000, 1000),
+        (GID, 43, 43, 0, 1000),
+        (SID, 43, 43),
+        (PTRACE, 43, 43, 1, 1),
+        (PTRACE, 43, 43, 0, 0),
+        (COMM, 43, 43, *(int.from_bytes(b"ne\nw", "little"), 0, 0, 0)),
+        (COREDUMP, 43, 43, 42, 42),
+        (EXIT, 43, 43, 0x8B, 17, 42, 42),
+        (EXIT, 42, 42, 15, 17, 1, 1),
+    )
+    fork = ": fork of rsync -a '/my files' (rsync[42] prog.service)"
+    assert [entry["MESSAGE"] for entry in entries] == [
+        "fork systemd[42] root: new process: fork of /sbin/init (systemd[1] prog.service)",
+        "exec rsync[42] root: rsync -a '/my files' (systemd[1] prog.service)",
+        f"fork rsync[43] root: new process{fork}",
+        f"uid rsync[43] ann: uid 0 to 1000{fork}",
+        f"gid rsync[43] ann: effective gid 0 to 1000{fork}",
+        f"sid rsync[43] ann: new session 43{fork}",
+        f"ptrace rsync[43] ann: traced by systemd[1] root{fork}",
+        f"ptrace rsync[43] ann: no longer traced{fork}",
+        f"comm ne\\x0aw[43] ann: was rsync{fork}",
+        f"coredump ne\\x0aw[43] ann: dumps core{fork}",
+        f"exit ne\\x0aw[43] ann: killed by SIGSEGV, core dumped after 0us{fork}",
+        "exit rsync[42] root: killed by SIGTERM after 0us: rsync -a '/my files' (systemd[1] prog.service)",
+    ]
+    by_event = {str(entry["PROCWATCH_EVENT"]): entry for entry in entries}
+    assert by_event["uid"]["PROCWATCH_OLD_UID"] == "0"
+    assert by_event["uid"]["PROCWATCH_UID"] == "1000"
+    assert by_event["gid"]["PROCWATCH_OLD_EGID"] == "0"
+    assert by_event["comm"]["PROCWATCH_OLD_COMM"] == b"rsync"
+    assert by_event["comm"]["PROCWATCH_COMM"] == b"ne\nw"
+    assert by_event["exit"]["PROCWATCH_EXIT_SIGNAL"] == "SIGTERM"
+    assert "PROCWATCH_TRACER_PID" not in by_event["ptrace"]
+    assert entries[6]["PROCWATCH_TRACER_PID"] == "1"
+    assert entries[6]["PROCWATCH_TRACER_EXE"] == b"/usr/lib/systemd/systemd"
+    assert entries[10]["PROCWATCH_CORE_DUMPED"] == "1"
+    assert entries[10]["PROCWATCH_SOURCE"] == "inherited"
+    assert all("OLD_UID" not in name for name in by_event["gid"])
+
+
+def test_a_setuid_programs_ids_are_its_own(world: World) -> None:
+    world.proc.add(42, comm=b"su", exe="/usr/bin/su", cmdline=b"su\0", start=100)
+    world.send((FORK, 1, 1, 42, 42), (UID, 42, 42, 1000, 1000), (GID, 42, 42, 1000, 1000))
+    entries = world.send((UID, 42, 42, 1000, 0), (GID, 42, 42, 1000, 0), (EXEC, 42, 42), (UID, 42, 42, 0, 0))
+    assert [(entry["PROCWATCH_EVENT"], entry["PROCWATCH_EXE"]) for entry in entries] == [
+        ("exec", b"/usr/bin/su"),
+        ("uid", b"/usr/bin/su"),
+        ("gid", b"/usr/bin/su"),
+        ("uid", b"/usr/bin/su"),
+    ]
+    assert [entry["PROCWATCH_EUID"] for entry in entries[:2]] == ["0", "0"]
+    assert (entries[1]["PROCWATCH_OLD_EUID"], entries[1]["PROCWATCH_IDENTITY"]) == ("1000", "same")
+    # Who sets its own ids and then runs another program has set its own.
+    changed = world.send((UID, 42, 42, 5, 5), (EXEC, 42, 42))
+    assert [entry["PROCWATCH_EVENT"] for entry in changed] == ["uid", "exec"]
+    ledger = world.worker.ledger.terms(received=9, logged=world.writer.written_events, unwritten=0)
+    assert ledger["PENDING"] == 0
+
+
+def test_what_cannot_be_read_is_absent_and_said(world: World) -> None:
+    world.proc.add(43, comm=b"other", start=900)
+    execs = world.send((FORK, 1, 1, 42, 42), (EXEC, 42, 42), (FORK, 1, 1, 43, 43), (EXEC, 43, 43))
+    execs += world.send((FORK, 1, 1, 44, 44), (EXEC, 44, 44), (EXEC, 44, 44))
+    assert [(e["PROCWATCH_IDENTITY"], e["PROCWATCH_SOURCE"]) for e in execs] == [
+        ("gone", "none"),
+        ("reused", "none"),
+        ("unknown", "none"),
+        ("gone", "none"),
+    ]
+    for entry in execs:
+        assert not {"PROCWATCH_COMM", "PROCWATCH_EXE", "PROCWATCH_CMDLINE"} & set(entry)
+        assert entry["PROCWATCH_PARENT_COMM"] == b"systemd"
+    assert (
+        execs[0]["MESSAGE"]
+        == "exec ?[42] root: it had ended before its arguments could be read (systemd[1] prog.service)"
+    )
+
+
+def test_long_arguments_are_cut_and_marked(world: World) -> None:
+    world.start("log: {fields: all, max-argv: 256}")
+    world.proc.add(42, cmdline=b"prog\0" + b"x" * 5000 + b"\0" + b"last\0")
+    (execed,) = world.send((EXEC, 42, 42))
+    assert (execed["PROCWATCH_ARGV_TRUNCATED"], execed["PROCWATCH_ARGV_BYTES"]) == ("1", "5011")
+    assert execed["PROCWATCH_CMDLINE"].startswith("prog xxx")
+    assert execed["PROCWATCH_CMDLINE"].endswith("x last")
+    assert len(execed["PROCWATCH_CMDLINE"]) < 300
+    (ended,) = world.send((EXIT, 42, 42, 0))
+    assert ended["PROCWATCH_CMDLINE"] == execed["PROCWATCH_CMDLINE"]
+
+
+def test_threads_are_events_only_when_asked_for(world: World) -> None:
+    life = [(FORK, 1, 1, 42, 42), (FORK, 1, 1, 43, 42), (EXIT, 42, 42, 0), (EXIT, 43, 42, 5 << 8)]
+    world.start("capture: {events: [fork, exit]}")
+    entries = world.send(*life)
+    assert [(e["PROCWATCH_EVENT"], e.get("PROCWATCH_TID")) for e in entries] == [
+        ("fork", None),
+        ("exit", None),
+    ]
+    assert entries[1]["PROCWATCH_EXIT_CODE"] == "5"
+    world.start("capture: {events: [fork, exit], threads: on}")
+    entries = world.send(*life)
+    assert [(e["PROCWATCH_EVENT"], e.get("PROCWATCH_TID")) for e in entries] == [
+        ("fork", None),
+        ("fork", "43"),
+        ("exit", "42"),
+        ("exit", None),
+    ]
+
+
+def test_our_own_process_is_no_event(world: World) -> None:
+    own = os.getpid()
+    world.start("capture: {events: all, threads: on}")
+    assert world.send((FORK, 1, 1, own + 1, own), (EXIT, own + 1, own, 0), (UID, own, own, 5, 5)) == []
+    assert world.worker.ledger.unneeded == 3
+
+
+def test_environment_and_hash_where_asked_for(world: World) -> None:
+    program = world.directory / "program"
+    program.write_bytes(b"#!")
+    world.start("capture: {hash: sha256, environment: [LANG, NONE]}")
+    world.proc.add(42, exe=str(program))
+    before = os.listdir("/proc/self/fd")
+    (execed,) = world.send((EXEC, 42, 42))
+    assert execed["PROCWATCH_ENV_LANG"] == b"C"
+    assert "PROCWATCH_ENV_NONE" not in execed
+    assert execed["PROCWATCH_SHA256"] == hashlib.sha256(b"#!").hexdigest()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_rules_decide(world: World) -> None:
+    world.start(
+        """
+rules:
+  - {name: noise, match: {event: exit, exit-code: 0}, action: drop}
+  - {name: mark, match: {uid: 0}, action: tag, tags: [root], fields: {TICKET: OPS-7}}
+  - {name: bad, match: {event: exit, tags: root}, priority: err, message: "{comm} {tags} {rule} {parent.pid}{tty}!"}
+"""
+    )
+    world.proc.add(42, **RSYNC)  # type: ignore[arg-type]
+    assert world.send((FORK, 1, 1, 41, 41), (EXIT, 41, 41, 0)) == []
+    execed, ended = world.send((FORK, 1, 1, 42, 42), (EXEC, 42, 42)) + world.send((EXIT, 42, 42, 9))
+    assert (execed["PROCWATCH_TAGS"], execed["PROCWATCH_TICKET"]) == ("root", "OPS-7")
+    assert "PROCWATCH_RULE" not in execed
+    assert (ended["PRIORITY"], ended["PROCWATCH_RULE"]) == ("3", "bad")
+    assert ended["MESSAGE"] == "rsync root bad 1!"
+    assert world.worker.ledger.dropped == 1
+
+
+def test_an_error_of_ours_costs_one_event(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = world.worker.builder.build
+
+    def build(record: Any, decision: Any) -> Entry:
+        if record.process.pid == 41:
+            raise RuntimeError("a bug")
+        return real(record, decision)
+
+    monkeypatch.setattr(world.worker.builder, "build", build)
+    entries = world.send((EXIT, 40, 40, 0), (EXIT, 41, 41, 0), (EXIT, 42, 42, 0))
+    assert [entry["PROCWATCH_EVENT"] for entry in entries] == ["exit", "loss", "exit"]
+    assert "a bug" in entries[1]["MESSAGE"]
+    assert entries[1]["PROCWATCH_LOST_WHERE"] == "worker"
+    terms = world.worker.ledger.terms(received=3, logged=world.writer.written_events, unwritten=0)
+    assert (terms["LOGGED"], terms["UNWRITTEN"], terms["PENDING"]) == (2, 1, 0)
+
+
+def test_losses_are_told_once_with_their_span(world: World) -> None:
+    world.send((EXIT, 40, 40, 0), tick=100, kernel_drops=0)
+    world.send((EXIT, 41, 41, 0), tick=200, kernel_drops=5)
+    world.send((EXIT, 42, 42, 0), tick=300, kernel_drops=12, queue_lost=4)
+    world.writer.loss = Loss(3, 3, 7_000_000, 8_000_000)
+    world.worker._report_loss()
+    world.worker._report_loss()
+    losses = [entry.fields for entry in world.writer.entries if entry.fields["PROCWATCH_EVENT"] == "loss"]
+    told = [
+        tuple(loss[f"PROCWATCH_{name}"] for name in ("LOST_WHERE", "COUNT", "SINCE_USEC", "UNTIL_USEC"))
+        for loss in losses
+    ]
+    assert told == [
+        ("kernel", "12", "1000005", "3000005"),
+        ("queue", "4", "1000005", "3000005"),
+        ("journal", "3", "7000000", "8000000"),
+    ]
+    assert {loss["PRIORITY"] for loss in losses} == {"4"}
+    assert (world.worker.ledger.lost_kernel, world.worker.ledger.lost_queue) == (12, 4)
+
+
+def test_unknown_types_are_unneeded(world: World) -> None:
+    assert world.send((0x400, 1, 1), (wire.NONE, 0)) == []
+    assert (world.worker.ledger.unneeded, world.worker.ledger.unknown) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [
+        (-5, "0us"),
+        (999_999, "999us"),
+        (1_690_000, "1.69ms"),
+        (999_499_000, "999ms"),
+        (999_900_000, "1s"),
+        (3_200_000_000, "3.2s"),
+        (59_940_000_000, "59.9s"),
+        (59_999_000_000, "60s"),
+        (61_000_000_000, "1min 1s"),
+        (7_260_000_000_000, "2h 1min"),
+        (90_000_000_000_000, "1d 1h"),
+    ],
+)
+def test_durations(nanoseconds: int, text: str) -> None:
+    assert duration(nanoseconds) == text
