@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""A program that is measured: procwatchd as shipped, or forkstat, writing to a file.
+
+Facts:
+- /proc/PID/task/TID/schedstat begins with the ns a thread was on a CPU; what runs now is up to a tick behind
+  [Documentation/scheduler/sched-stats.rst]. The sum is exact for a process that sleeps.
+- What forkstat writes to a file is buffered by stdio: all of it is there only once it has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.load import BenchError
+
+ROOT = Path(__file__).parents[2]
+SHIPPED_CONFIGURATION = ROOT / "etc" / "procwatchd.yaml"
+
+PATIENCE_SECONDS = 60.0
+# On a machine where others are busy it is never quiet.
+SETTLE_SECONDS = 15.0
+_NETLINK_CONNECTOR = 11
+# Quiet is who used less than a fiftieth of a CPU for three tenths of a second.
+_LOOK_SECONDS = 0.1
+_LOOKS = 3
+_QUIET_NS = 2_000_000
+
+
+@dataclass(slots=True)
+class Measured:
+    """A running program and its `output` file."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    output: Path
+    errors: Path
+    stop_signal: signal.Signals
+
+    def cpu_ns(self) -> int:
+        """The CPU time of all its threads."""
+        total = 0
+        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+            # A thread may end between the two.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                total += int((thread / "schedstat").read_text().split()[0])
+        return total
+
+    def memory_kib(self, name: str = "VmRSS") -> int:
+        """Its resident memory now, or by `VmHWM` the most it ever had."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1])
+        raise BenchError(f"{self.name} has no {name}: it ended")
+
+    def wait_until_quiet(self, limit_seconds: float = SETTLE_SECONDS) -> float | None:
+        """Wait until it has nothing to do any more; gives after how long that was, None for not by `limit_seconds`."""
+        start = time.monotonic()
+        quiet = 0
+        before_ns = self.cpu_ns()
+        while quiet < _LOOKS:
+            if time.monotonic() > start + limit_seconds:
+                return None
+            time.sleep(_LOOK_SECONDS)
+            self.check_runs()
+            now_ns = self.cpu_ns()
+            quiet = quiet + 1 if now_ns - before_ns < _QUIET_NS else 0
+            before_ns = now_ns
+        return max(0.0, time.monotonic() - start - _LOOKS * _LOOK_SECONDS)
+
+    def check_runs(self) -> None:
+        """Raise BenchError, with what it said, where it has ended."""
+        if self.process.poll() is not None:
+            problem = self.errors.read_text(errors="replace").strip()
+            raise BenchError(f"{self.name} ended with {self.process.returncode}: {problem}")
+
+    def stop(self) -> None:
+        """Have it write what it holds, and end. All of its output is in the file then."""
+        if self.process.poll() is not None:
+            return
+        self.process.send_signal(self.stop_signal)
+        try:
+            self.process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(f"{self.name} did not end within {PATIENCE_SECONDS:.0f} s") from error
+
+
+@contextlib.contextmanager
+def procwatchd() -> Iterator[Measured]:
+    """The daemon with the shipped configuration and JSON to a file, READY and quiet."""
+    command = [sys.executable, "-m", "procwatchd", "-c", str(SHIPPED_CONFIGURATION), "--output", "json"]
+    with _directory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(directory / "notify"))
+        environment = {
+            **os.environ,
+            "RUNTIME_DIRECTORY": str(directory / "run"),
+            "NOTIFY_SOCKET": str(directory / "notify"),
+        }
+        with _running("procwatchd", command, directory, signal.SIGTERM, environment) as daemon:
+            _wait_ready(daemon, notify)
+            daemon.wait_until_quiet()
+            yield daemon
+
+
+@contextlib.contextmanager
+def forkstat(*options: str) -> Iterator[Measured]:
+    """Forkstat with these options and its output in a file, listening and quiet."""
+    with (
+        _directory() as directory,
+        _running("forkstat", ["forkstat", *options], directory, signal.SIGINT) as program,
+    ):
+        _wait_listening(program)
+        program.wait_until_quiet()
+        yield program
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="procwatchd-bench-") as directory:
+        yield Path(directory)
+
+
+@contextlib.contextmanager
+def _running(
+    name: str,
+    command: list[str],
+    directory: Path,
+    stop_signal: signal.Signals,
+    environment: dict[str, str] | None = None,
+) -> Iterator[Measured]:
+    """Start a program; it has ended when this is left."""
+    output, errors = directory / "output", directory / "errors"
+    with output.open("wb") as stdout, errors.open("wb") as stderr:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
+        )
+    try:
+        yield Measured(name, process, output, errors, stop_signal)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_ready(daemon: Measured, notify: socket.socket) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    notify.settimeout(_LOOK_SECONDS)
+    while time.monotonic() < deadline:
+        daemon.check_runs()
+        with contextlib.suppress(TimeoutError):
+            if b"READY=1" in notify.recv(4096).split(b"\n"):
+                return
+    raise BenchError("procwatchd did not become ready")
+
+
+def _wait_listening(program: Measured) -> None:
+    """Wait for its connector socket; its port is its PID, as nobody asked for another one."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        program.check_runs()
+        for line in Path("/proc/net/netlink").read_text().splitlines()[1:]:
+            protocol, port = line.split()[1:3]
+            if int(protocol) == _NETLINK_CONNECTOR and int(port) == program.process.pid:
+                return
+        time.sleep(_LOOK_SECONDS)
+    raise BenchError("forkstat does not listen")
