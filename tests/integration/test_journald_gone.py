@@ -79,8 +79,9 @@ def test_what_cannot_wait_is_counted_and_told(tmp_path: Path, journald: PrivateJ
         assert daemon.stop() == 0
         written = numbers_of(daemon.entries)
         assert 0 < len(written) < 100
-        # Those that came first had room.
-        assert written == list(range(len(written)))
+        # Those that came first had room; a shorter one may have found some later.
+        assert written[:10] == list(range(10))
+        assert written == sorted(set(written))
         terms = check_end(daemon.entries[-1])
         assert terms["UNWRITTEN"] == 100 - len(written)
         assert terms["LOGGED"] == len(written)
