@@ -73,8 +73,10 @@ class Table:
         self._statuses: dict[int, int] = {}
         # Lives whose PID was given away before their EXIT came, oldest first.
         self._displaced: dict[int, list[Process]] = {}
-        # Lives that ended in the tick they began in, by PID: another may begin with the same PID and tick.
-        self._ended_young: dict[int, Process] = {}
+        # Lives that ended within a tick of their beginning, in this tick and in the one before, by PID: another
+        # may begin with the same PID and tick.
+        self._ended_young: dict[int, tuple[int, int]] = {}  # start_ticks and life
+        self._ended_young_before: dict[int, tuple[int, int]] = {}
         self._ended_young_tick = 0
 
     def __len__(self) -> int:
@@ -140,12 +142,9 @@ class Table:
         process.inherited = True
         process.forked_ns = timestamp_ns
         self._statuses.pop(tgid, None)
-        if old is not None:
-            self._tell_apart(process, old)
-            if (old.forked_ns or 0) >= self._lost_ns:
-                self._displaced.setdefault(tgid, []).append(old)
-        elif self._ended_young_tick == start_ticks and tgid in self._ended_young:
-            self._tell_apart(process, self._ended_young[tgid])
+        if old is not None and (old.forked_ns or 0) >= self._lost_ns:
+            self._displaced.setdefault(tgid, []).append(old)
+        self._tell_apart(process, old)
         living[tgid] = process
         return process
 
@@ -214,10 +213,10 @@ class Table:
         del self._living[tgid]
         tick = (timestamp_ns + self._clock.boottime_offset_ns) // NS_PER_TICK
         if tick != self._ended_young_tick:
-            self._ended_young.clear()
+            self._ended_young_before, self._ended_young = self._ended_young, {}
             self._ended_young_tick = tick
-        if process.start_ticks == tick:
-            self._ended_young[tgid] = process
+        if process.start_ticks is not None and tick - process.start_ticks <= 1:
+            self._ended_young[tgid] = (process.start_ticks, process.life)
         return process, status
 
     def lost(self, until_ns: int) -> None:
@@ -240,9 +239,14 @@ class Table:
             del self._displaced[tgid]
         return process, status
 
-    def _tell_apart(self, process: Process, earlier: Process) -> None:
-        if process.start_ticks == earlier.start_ticks:
-            process.life = earlier.life + 1
+    def _tell_apart(self, process: Process, earlier: Process | None) -> None:
+        """Number a life among those of the same PID and start; `earlier` is the one before, if that goes on."""
+        if earlier is not None:
+            last = (earlier.start_ticks, earlier.life)
+        else:
+            last = self._ended_young.get(process.pid) or self._ended_young_before.get(process.pid, (None, 0))
+        if last[0] == process.start_ticks:
+            process.life = last[1] + 1
 
     def _cut_chain(self, process: Process) -> None:
         """Let go of the ended beyond `ANCESTOR_LIMIT`; the living are in the table anyway."""
@@ -289,7 +293,11 @@ class Table:
         return "gone" if reading.exe is None else "unknown"
 
     def _take_image(self, process: Process, reading: Reading) -> None:
-        process.start_ticks = reading.stat.start_ticks
+        if process.start_ticks != reading.stat.start_ticks:
+            # The clock of its FORK had just gone on.
+            process.start_ticks = reading.stat.start_ticks
+            process.life = 1
+            self._tell_apart(process, self._displaced.get(process.pid, [None])[-1])
         process.exact = True
         process.comm = reading.stat.comm
         process.context = reading.context

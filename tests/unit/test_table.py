@@ -328,3 +328,13 @@ def test_below_many_living_ancestors_a_fork_is_cheap(table: Table) -> None:
     # Whoever is over the limit looks up once, and then has none to look up from for a while.
     assert max(depths) <= 2 * ANCESTOR_LIMIT
     assert parent.depth <= 2 * ANCESTOR_LIMIT
+
+
+def test_lives_have_different_ids_also_where_the_clock_went_on_between(table: Table) -> None:
+    first = add(table, 10, tick=100)
+    ended(table, 10, 10, at(101))
+    add(table, 10, tick=101)  # it began in tick 100, its FORK came in 101
+    second = table.exec(10, reading(start=100), at(101))
+    ended(table, 10, 10, at(101))
+    third = add(table, 10, tick=101)
+    assert [p.process_id for p in (first, second, third)] == ["10-100", "10-100.2", "10-101"]
