@@ -103,7 +103,7 @@ class RecordMaker:
     def _exit(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
         tid, tgid = event[8], event[9]
         status = event[10]
-        ended = self._table.task_ended(tgid, tid, status, event[7])
+        ended = self._table.task_ended(tgid, tid, status)
         if ended is not None:
             process, status = ended
             record = self._record("exit", process, event)

@@ -73,11 +73,10 @@ class Table:
         self._statuses: dict[int, int] = {}
         # Lives whose PID was given away before their EXIT came, oldest first.
         self._displaced: dict[int, list[Process]] = {}
-        # Lives that ended within a tick of their beginning, in this tick and in the one before, by PID: another
-        # may begin with the same PID and tick.
-        self._ended_young: dict[int, tuple[int, int]] = {}  # start_ticks and life
-        self._ended_young_before: dict[int, tuple[int, int]] = {}
-        self._ended_young_tick = 0
+        # How many lives began with a PID and start, of the last two ticks in which any began.
+        self._numbers: dict[tuple[int, int], int] = {}
+        self._numbers_before: dict[tuple[int, int], int] = {}
+        self._numbers_tick = 0
 
     def __len__(self) -> int:
         return len(self._living)
@@ -144,7 +143,7 @@ class Table:
         self._statuses.pop(tgid, None)
         if old is not None and (old.forked_ns or 0) >= self._lost_ns:
             self._displaced.setdefault(tgid, []).append(old)
-        self._tell_apart(process, old)
+        self._number(process, start_ticks)
         living[tgid] = process
         return process
 
@@ -186,7 +185,7 @@ class Table:
         """Ids, with who knows the names."""
         return None if ids is None else Creds(ids.uid, ids.euid, ids.gid, ids.egid, self._users)
 
-    def task_ended(self, tgid: int, tid: int, status: int, timestamp_ns: int) -> tuple[Process, int] | None:
+    def task_ended(self, tgid: int, tid: int, status: int) -> tuple[Process, int] | None:
         """A task ended: its process with the wait status, if that ended with it. A stranger is made up from its id.
 
         The status of a threaded process is the leader's if that is the last to end, else the last one that is not 0:
@@ -211,12 +210,6 @@ class Table:
             if tid != tgid:
                 status = status or of_others
         del self._living[tgid]
-        tick = (timestamp_ns + self._clock.boottime_offset_ns) // NS_PER_TICK
-        if tick != self._ended_young_tick:
-            self._ended_young_before, self._ended_young = self._ended_young, {}
-            self._ended_young_tick = tick
-        if process.start_ticks is not None and tick - process.start_ticks <= 1:
-            self._ended_young[tgid] = (process.start_ticks, process.life)
         return process, status
 
     def lost(self, until_ns: int) -> None:
@@ -239,14 +232,14 @@ class Table:
             del self._displaced[tgid]
         return process, status
 
-    def _tell_apart(self, process: Process, earlier: Process | None) -> None:
-        """Number a life among those of the same PID and start; `earlier` is the one before, if that goes on."""
-        if earlier is not None:
-            last = (earlier.start_ticks, earlier.life)
-        else:
-            last = self._ended_young.get(process.pid) or self._ended_young_before.get(process.pid, (None, 0))
-        if last[0] == process.start_ticks:
-            process.life = last[1] + 1
+    def _number(self, process: Process, start_ticks: int) -> None:
+        """Number a life among those that share its PID and start."""
+        if start_ticks > self._numbers_tick:
+            self._numbers_before, self._numbers = self._numbers, {}
+            self._numbers_tick = start_ticks
+        key = (process.pid, start_ticks)
+        process.life = (self._numbers.get(key) or self._numbers_before.get(key, 0)) + 1
+        self._numbers[key] = process.life
 
     def _cut_chain(self, process: Process) -> None:
         """Let go of the ended beyond `ANCESTOR_LIMIT`; the living are in the table anyway."""
@@ -296,8 +289,7 @@ class Table:
         if process.start_ticks != reading.stat.start_ticks:
             # The clock of its FORK had just gone on.
             process.start_ticks = reading.stat.start_ticks
-            process.life = 1
-            self._tell_apart(process, self._displaced.get(process.pid, [None])[-1])
+            self._number(process, reading.stat.start_ticks)
         process.exact = True
         process.comm = reading.stat.comm
         process.context = reading.context

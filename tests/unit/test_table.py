@@ -38,8 +38,8 @@ def reading(
     return Reading(stat, exe, argv, size, b"", Context(cwd=b"/"), 0, 0, Ids(5, 5, 5, 5))
 
 
-def ended(table: Table, tgid: int, tid: int, timestamp_ns: int, status: int = 0) -> Process | None:
-    found = table.task_ended(tgid, tid, status, timestamp_ns)
+def ended(table: Table, tgid: int, tid: int, status: int = 0) -> Process | None:
+    found = table.task_ended(tgid, tid, status)
     return None if found is None else found[0]
 
 
@@ -71,7 +71,7 @@ def test_the_parent_stays_as_it_was(table: Table) -> None:
     table.exec(10, reading(start=100, comm=b"sleep"), at(101))
     assert child.parent is not None
     assert child.parent.comm == b"bash"
-    assert ended(table, 10, 10, at(102)) is not None
+    assert ended(table, 10, 10) is not None
     assert [p.comm for p in child.ancestors()] == [b"bash"]
 
 
@@ -81,7 +81,7 @@ def test_exec_is_the_same_life(table: Table) -> None:
     second = table.exec(10, reading(start=100, argv=b"b\0"), at(150))
     assert first.process_id == second.process_id == "10-100"
     assert (second.image.argv, second.image.identity, second.inherited) == (b"b\0", "same", False)
-    assert ended(table, 10, 10, at(160)) is second
+    assert ended(table, 10, 10) is second
 
 
 @pytest.mark.parametrize(
@@ -150,50 +150,50 @@ def test_the_end_of_a_process_is_the_end_of_its_last_task(table: Table) -> None:
     process = add(table, 10)
     table.thread_forked(10, 11)
     table.thread_forked(10, 12)
-    assert ended(table, 10, 10, at(101)) is None  # the leader first
-    assert ended(table, 10, 12, at(101)) is None
-    assert ended(table, 10, 11, at(102)) is process
+    assert ended(table, 10, 10) is None  # the leader first
+    assert ended(table, 10, 12) is None
+    assert ended(table, 10, 11) is process
     assert table.get(10) is None
 
 
 def test_exec_by_a_thread_ends_the_others(table: Table) -> None:
     add(table, 10)
     table.thread_forked(10, 11)
-    assert ended(table, 10, 10, at(101)) is None
+    assert ended(table, 10, 10) is None
     process = table.exec(10, reading(start=100), at(101))
-    assert ended(table, 10, 10, at(102)) is process
+    assert ended(table, 10, 10) is process
 
 
 def test_ends_of_unknown_tasks(table: Table) -> None:
-    assert ended(table, 50, 51, at(1)) is None
-    stranger = ended(table, 50, 50, at(1))
+    assert ended(table, 50, 51) is None
+    stranger = ended(table, 50, 50)
     assert stranger is not None
     assert (stranger.pid, stranger.process_id, stranger.image.identity) == (50, None, "unknown")
     add(table, 10)
-    assert ended(table, 10, 99, at(101)) is None
+    assert ended(table, 10, 99) is None
 
 
 def test_the_next_life_may_begin_before_the_last_one_has_ended(table: Table) -> None:
     first = table.exec(10, reading(start=90, comm=b"first"), at(95))
     second = add(table, 10, tick=100)
     assert table.get(10) is second
-    first_end = ended(table, 10, 10, at(100))
+    first_end = ended(table, 10, 10)
     assert first_end is not None
     assert first_end.comm == first.comm == b"first"
     assert table.get(10) is second
-    assert ended(table, 10, 10, at(101)) is second
+    assert ended(table, 10, 10) is second
 
 
 def test_after_a_loss_an_old_life_takes_no_end_from_a_new_one(table: Table) -> None:
     add(table, 10, tick=100)
     table.lost(at(150))
     second = add(table, 10, tick=200)
-    assert ended(table, 10, 10, at(201)) is second
+    assert ended(table, 10, 10) is second
 
 
 def test_lives_that_share_pid_and_start_have_different_ids(table: Table) -> None:
     first = add(table, 10, tick=100)
-    ended(table, 10, 10, at(100))
+    ended(table, 10, 10)
     second = add(table, 10, tick=100)
     third = add(table, 10, tick=100)
     assert [p.process_id for p in (first, second, third)] == ["10-100", "10-100.2", "10-100.3"]
@@ -204,7 +204,7 @@ def test_long_chains_of_the_ended_are_cut(table: Table) -> None:
     add(table, pid)
     for n in range(1000):
         add(table, pid + n + 1, parent=pid + n)
-        ended(table, pid + n, pid + n, at(101))
+        ended(table, pid + n, pid + n)
     last = table.get(pid + 1000)
     assert last is not None
     assert len(last.ancestors()) == ANCESTOR_LIMIT
@@ -232,7 +232,7 @@ def test_long_arguments_of_all_together_are_limited(table: Table, monkeypatch: p
     assert second.image.argv == argv[:4096]
     assert (second.image.argv_tail, second.image.argv_bytes) == (argv[-4096:], 20_000)
     assert table.argv_cut == 1
-    ended(table, 10, 10, at(101))
+    ended(table, 10, 10)
     del first
     assert table.exec(12, reading(start=100, argv=argv), at(100)).image.argv == argv
 
@@ -275,11 +275,11 @@ def test_the_status_of_a_threaded_process(table: Table) -> None:
         add(table, 10)
         for tid in range(11, 11 + len(statuses)):
             table.thread_forked(10, tid)
-        assert table.task_ended(10, 10, leader_status, at(101)) is None
+        assert table.task_ended(10, 10, leader_status) is None
         found = None
         for tid, status in enumerate(statuses, 11):
             assert found is None
-            found = table.task_ended(10, tid, status, at(101))
+            found = table.task_ended(10, tid, status)
         assert found is not None
         assert found[1] == expected
 
@@ -297,12 +297,12 @@ def test_a_life_that_began_unseen_has_nothing_of_the_one_before(table: Table) ->
 def test_a_status_is_not_left_to_the_next_life(table: Table) -> None:
     add(table, 10, tick=100)
     table.thread_forked(10, 11)
-    assert table.task_ended(10, 11, 9, at(101)) is None
+    assert table.task_ended(10, 11, 9) is None
     table.lost(at(150))  # and with it the end of that life
     add(table, 10, tick=200)
     table.thread_forked(10, 11)
-    assert table.task_ended(10, 10, 0, at(201)) is None
-    found = table.task_ended(10, 11, 0, at(201))
+    assert table.task_ended(10, 10, 0) is None
+    found = table.task_ended(10, 11, 0)
     assert found is not None
     assert found[1] == 0
 
@@ -311,7 +311,7 @@ def test_a_leader_that_had_ended_before_the_scan_is_not_waited_for(table: Table,
     proc = FakeProc(tmp_path / "proc")
     proc.add(20, comm=b"threads", state=b"Z", threads=2, start=50)
     table.scan(Reader(Wants(), proc=str(proc.root)))
-    found = table.task_ended(20, 21, 3 << 8, at(100))
+    found = table.task_ended(20, 21, 3 << 8)
     assert found is not None
     assert (found[0].comm, found[1]) == (b"threads", 3 << 8)
 
@@ -332,9 +332,9 @@ def test_below_many_living_ancestors_a_fork_is_cheap(table: Table) -> None:
 
 def test_lives_have_different_ids_also_where_the_clock_went_on_between(table: Table) -> None:
     first = add(table, 10, tick=100)
-    ended(table, 10, 10, at(101))
+    ended(table, 10, 10)
     add(table, 10, tick=101)  # it began in tick 100, its FORK came in 101
     second = table.exec(10, reading(start=100), at(101))
-    ended(table, 10, 10, at(101))
+    ended(table, 10, 10)
     third = add(table, 10, tick=101)
-    assert [p.process_id for p in (first, second, third)] == ["10-100", "10-100.2", "10-101"]
+    assert [p.process_id for p in (first, second, third)] == ["10-100", "10-100.2", "10-101.2"]
