@@ -124,6 +124,8 @@ def _take_back(n: int, reading: Reading, next_event: RawEvent, outcomes: dict[in
 
 def is_settled(events: list[RawEvent], outcomes: dict[int, Outcome], count: int) -> bool:
     """Whether the events at hand go beyond the time when the first `count` of them were read."""
+    if not events:
+        return True  # a batch may consist of strangers' datagrams alone
     read_until_ns = max(
         (o.done_ns for n, o in outcomes.items() if n < count and isinstance(o, Reading)), default=0
     )

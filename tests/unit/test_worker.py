@@ -400,3 +400,23 @@ def test_unknown_types_are_unneeded(world: World) -> None:
 )
 def test_durations(nanoseconds: int, text: str) -> None:
     assert duration(nanoseconds) == text
+
+
+def test_a_batch_of_forgeries_alone_does_not_end_the_worker(world: World) -> None:
+    """Whoever has CAP_NET_ADMIN can send one when nothing else happens."""
+    batches = BatchQueue()
+    worker = Worker(
+        world.config("{}"), batches, world.writer, StillClock(), world.users, proc=str(world.proc.root)
+    )
+    batches.put(Batch(b"", foreign=1))
+    assert worker._turn()
+    datagram = wire.encode_event(EXIT, 42, 42, 0, timestamp_ns=100 * NS_PER_TICK)
+    batches.put(Batch(datagram, foreign=1))
+    batches.put(Batch(b"", foreign=2))
+    worker._stopping = True
+    batches.wake()
+    while worker._turn():
+        pass
+    assert worker.ledger.foreign == 2
+    assert [entry.fields["PROCWATCH_EVENT"] for entry in world.writer.entries] == ["exit"]
+    batches.close()
