@@ -5,13 +5,12 @@ Facts:
 - Only an ACK proves a subscription: from another user or pid namespace LISTEN is silently ignored, from another
   network namespace sending fails with ECONNREFUSED [drivers/connector/cn_proc.c, cn_proc_mcast_ctl()].
 - ACKs are broadcast; ours is the one whose `ack` is our request's plus one.
+- Each ACK goes through the same counter of listeners as the events: where somebody has broken that counter, neither
+  comes. It is there when send(2) returns, or was dropped for want of room [cn_proc_ack()].
+- Up to Linux 6.5 each LISTEN raises the counter, and closing lowers nothing; from 6.6 on a socket counts once, its
+  second LISTEN changes nothing, but one after another operation counts again [drivers/connector/cn_proc.c].
 - /proc/net/connector has a line `cn_proc 1:1` where process events are compiled in.
-- In the default mode the first overrun drops everything until the queue is empty; with NETLINK_NO_ENOBUFS only
-  what does not fit [net/netlink/af_netlink.c, netlink_overrun()].
-- SO_MEMINFO word 8 counts the socket's drops, exactly.
-- A process with CAP_NET_ADMIN can multicast events of its own: only the sender's address tells. A connected
-  netlink socket refuses unicast from anybody but its peer, here the kernel (0).
-- recvmmsg(2) takes up to 1024 datagrams a call, and through ctypes leaves the interpreter to others meanwhile.
+- A process with CAP_NET_ADMIN can multicast events of its own.
 
 So all datagrams of one call land in one flat buffer at a stride of 76 bytes, and their headers and
 senders are compared to what a flawless receive would have left there: two comparisons of memory a call,
@@ -20,57 +19,28 @@ however many events. Only where these differ the messages are looked at one by o
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import errno
+import itertools
 import os
+import re
 import select
 import socket
-import struct
+import sys
 import time
 from typing import NamedTuple
 
 from procwatchd.errors import DeniedError, KernelError
-from procwatchd.kernel import wire
+from procwatchd.kernel import cpus, netlink, wire
 
 RECEIVE_BUFFER_BYTES = 64 << 20
 ACK_SECONDS = 2.0
 BULK = 1024
+# How many times the counter of listeners is raised in a row at most.
+RAISES = 1000
 
 _NETLINK_CONNECTOR = 11
-_SOL_NETLINK = 270
-_NETLINK_NO_ENOBUFS = 5
-_SO_RCVBUFFORCE = 33
-_SO_MEMINFO = 55
-_MEMINFO = struct.Struct("=9I")
-
-# struct sockaddr_nl { u16 family; u16 pad; u32 pid; u32 groups; };
-_ADDRESS = struct.Struct("=HHII")
-_FROM_KERNEL = _ADDRESS.pack(socket.AF_NETLINK, 0, 0, 1 << (wire.CN_IDX_PROC - 1))
-
-
-class _IoVec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
-
-
-class _MsgHdr(ctypes.Structure):
-    # struct msghdr, as in recvmsg(2)
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("namelen", ctypes.c_uint32),
-        ("iov", ctypes.POINTER(_IoVec)),
-        ("iovlen", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    )
-
-
-class _MMsgHdr(ctypes.Structure):
-    # struct mmsghdr { struct msghdr msg_hdr; unsigned int msg_len; };
-    _fields_ = (("header", _MsgHdr), ("len", ctypes.c_uint))
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
+_GROUP = 1 << (wire.CN_IDX_PROC - 1)
 
 
 class Received(NamedTuple):
@@ -84,74 +54,37 @@ class Received(NamedTuple):
 class BulkReceiver:
     """Takes many datagrams a call from a netlink socket, without waiting. One thread uses it."""
 
-    def __init__(self, fileno: int, *, bulk: int = BULK) -> None:
-        self._fileno = fileno
-        self._bulk = bulk
-        self._data = ctypes.create_string_buffer(bulk * wire.EVENT_BYTES)
-        self._names = ctypes.create_string_buffer(bulk * _ADDRESS.size)
-        self._headers = (_MMsgHdr * bulk)()
-        self._vectors = (_IoVec * bulk)()
-        data, names = ctypes.addressof(self._data), ctypes.addressof(self._names)
-        for n, (message, vector) in enumerate(zip(self._headers, self._vectors, strict=True)):
-            header = message.header
-            vector.base = data + n * wire.EVENT_BYTES
-            vector.len = wire.EVENT_BYTES
-            header.name = names + n * _ADDRESS.size
-            header.namelen = _ADDRESS.size
-            header.iov = ctypes.pointer(vector)
-            header.iovlen = 1
-        self._data_view = memoryview(self._data).cast("B")
-        self._names_view = memoryview(self._names).cast("B")
-        self._headers_view = memoryview(self._headers).cast("B")
-        self._pristine = bytes(self._headers_view)
-        for message in self._headers:
-            message.len = wire.EVENT_BYTES
-        self._flawless_headers = bytes(self._headers_view)
-        self._flawless_names = _FROM_KERNEL * bulk
-        self._recvmmsg = _libc.recvmmsg
-        self._recvmmsg.argtypes = (
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_uint,
-            ctypes.c_int,
-            ctypes.c_void_p,
-        )
-        self._address = ctypes.addressof(self._headers)
+    def __init__(self, fileno: int) -> None:
+        self._slots = slots = netlink.Slots(fileno, BULK, wire.EVENT_BYTES, groups=_GROUP)
+        for n in range(BULK):
+            slots.lengths[n] = wire.EVENT_BYTES
+        self._flawless_headers = bytes(slots.headers)
 
     def receive(self) -> Received | None:
-        """What the socket has, at most `bulk` datagrams; None where it has nothing."""
-        count = self._recvmmsg(self._fileno, self._address, self._bulk, socket.MSG_DONTWAIT, None)
-        if count <= 0:
-            error = ctypes.get_errno()
-            if count == 0 or error in (errno.EAGAIN, errno.EINTR, errno.ENOBUFS):
-                return None
-            raise OSError(error, os.strerror(error))
-        headers_bytes = count * ctypes.sizeof(_MMsgHdr)
-        names_bytes = count * _ADDRESS.size
-        if (
-            bytes(self._headers_view[:headers_bytes]) == self._flawless_headers[:headers_bytes]
-            and bytes(self._names_view[:names_bytes]) == self._flawless_names[:names_bytes]
-        ):
-            return Received(bytes(self._data_view[: count * wire.EVENT_BYTES]))
+        """What the socket has, at most BULK datagrams; None where it has nothing."""
+        slots = self._slots
+        count = slots.receive()
+        if count == 0:
+            return None
+        size = count * netlink.HEADER_BYTES
+        is_flawless = bytes(slots.headers[:size]) == self._flawless_headers[:size]
+        if is_flawless and slots.are_from_kernel(count):
+            return Received(bytes(slots.data[: count * wire.EVENT_BYTES]))
         return self._sort_out(count)
 
     def _sort_out(self, count: int) -> Received:
         """Keep the kernel's datagrams of the right size, count the others."""
+        slots = self._slots
         kept: list[memoryview] = []
         foreign = odd = 0
         for n in range(count):
-            message = self._headers[n]
-            header = message.header
-            _family, _pad, sender, _groups = _ADDRESS.unpack_from(self._names, n * _ADDRESS.size)
-            if sender != 0 or header.namelen != _ADDRESS.size:
+            if not slots.is_from_kernel(n):
                 foreign += 1
-            elif message.len != wire.EVENT_BYTES or header.flags & socket.MSG_TRUNC:
+            elif slots.lengths[n] != wire.EVENT_BYTES or slots.flags[n] & socket.MSG_TRUNC:
                 odd += 1
             else:
-                kept.append(self._data_view[n * wire.EVENT_BYTES : (n + 1) * wire.EVENT_BYTES])
-        received = Received(b"".join(kept), foreign, odd)
-        self._headers_view[:] = self._pristine
-        return received
+                kept.append(slots.data[n * wire.EVENT_BYTES : (n + 1) * wire.EVENT_BYTES])
+        return Received(b"".join(kept), foreign, odd)
 
 
 class Connector:
@@ -163,14 +96,27 @@ class Connector:
     def __init__(self, receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> None:
         self.receive_buffer_wanted = receive_buffer_bytes
         self._socket = open_socket()
-        self.receive_buffer_bytes = _grow_buffer(self._socket, receive_buffer_bytes)
+        self.receive_buffer_bytes = netlink.grow_buffer(self._socket, receive_buffer_bytes)
         self._receiver = BulkReceiver(self._socket.fileno())
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN)
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poller.register(self._wake, select.POLLIN)
+        # Numbers of our own, since every listener gets every ACK.
+        self._first_number = time.monotonic_ns() % _NUMBERS
+        self._requests = itertools.count(1)
+        self._asked = 0
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Wait for an event; whether one came."""
-        return bool(self._poller.poll(timeout_seconds * 1000))
+        """Wait for an event, or a `wake`; whether one came."""
+        ready = self._poller.poll(timeout_seconds * 1000)
+        if (self._wake, select.POLLIN) in ready:
+            os.eventfd_read(self._wake)
+        return bool(ready)
+
+    def wake(self) -> None:
+        """End the wait, or the next one; from any thread."""
+        os.eventfd_write(self._wake, 1)
 
     def receive(self) -> Received | None:
         """What is there, in bulk and without waiting; None where nothing is."""
@@ -178,42 +124,137 @@ class Connector:
 
     def kernel_drops(self) -> int:
         """How many datagrams the socket had no room for since it was opened (32 bits, as the kernel counts)."""
-        raw = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
-        return int(_MEMINFO.unpack(raw)[8])
+        return netlink.drops(self._socket)
 
     def subscribe(self, *, timeout_seconds: float = ACK_SECONDS) -> list[Received]:
-        """Ask for events and wait for the ACK that proves it; gives what came before and with the ACK.
+        """Ask for events until the ACK comes that proves it; gives what came before and with the ACK.
 
         Raises KernelError where the kernel does not answer or cannot, DeniedError where it refuses.
         """
-        seq = os.getpid() & 0x7FFFFFFF
-        ack = time.monotonic_ns() & 0x7FFFFFFF
+        early: list[Received] = []
+        deadline = time.monotonic() + timeout_seconds
         try:
-            self._socket.send(wire.encode_request(wire.LISTEN, seq=seq, ack=ack))
+            asked = self._send(wire.LISTEN)
+            while (answer := self._answer(asked, early)) is None and time.monotonic() < deadline:
+                # Nobody may listen here, or somebody has broken the counter before us.
+                asked = self._raise_counter()
+                time.sleep(0.001)
         except ConnectionRefusedError as error:
             raise KernelError(_OTHER_NETWORK) from error
         except PermissionError as error:
             raise DeniedError(_DENIED) from error
-        early: list[Received] = []
-        deadline = time.monotonic() + timeout_seconds
-        while (left := deadline - time.monotonic()) > 0:
-            select.select([self._socket], [], [], left)
-            received = self.receive()
-            if received is None:
-                continue
-            early.append(received)
-            answer = _find_ack(received.datagrams, ack + 1)
-            if answer == 0:
-                return early
-            if answer in (errno.EPERM, errno.EACCES):
-                raise DeniedError(_DENIED)
-            if answer is not None:
-                raise KernelError(f"the kernel refuses process events: {os.strerror(answer)}")
-        raise KernelError(_why_not("the kernel did not acknowledge the subscription to process events"))
+        if answer == 0:
+            return early
+        if answer in (errno.EPERM, errno.EACCES):
+            raise DeniedError(_DENIED)
+        if answer is None:
+            raise KernelError(_why_not("the kernel did not acknowledge the subscription to process events"))
+        raise KernelError(f"the kernel refuses process events: {os.strerror(answer)}")
+
+    def ask(self) -> int:
+        """Ask the kernel for an ACK, in the way that changes nothing; gives the ACK's number.
+
+        The ACK is in the socket when this returns, or was dropped there, or the kernel hears nobody any more. From
+        any thread. Raises OSError.
+        """
+        return self._send(_HEARTBEAT)
+
+    def ask_on_every_cpu(self) -> int:
+        """Ask once on each CPU this thread may run on, so that its sequence number is known; gives the last ACK's.
+
+        CPUs that were isolated are left in peace.
+        """
+        allowed = os.sched_getaffinity(0)
+        asked = self.ask()
+        try:
+            for cpu in sorted(allowed - cpus.isolated()):
+                try:
+                    os.sched_setaffinity(0, {cpu})
+                except OSError:
+                    continue  # it was just unplugged
+                asked = self.ask()
+        finally:
+            os.sched_setaffinity(0, allowed)
+        return asked
+
+    def is_ours(self, ack: int) -> bool:
+        """Whether an ACK with this number answers one of this socket's requests."""
+        return 0 < (ack - self._first_number) % _NUMBERS <= self._asked
+
+    def win_back(self) -> int:
+        """Raise a counter of listeners that others have lowered until something comes; gives the last ACK's number.
+
+        The socket must be drained. Ends after many times, for whatever else is to be done.
+        """
+        asked = 0
+        for _ in range(RAISES):
+            asked = self._raise_counter()
+            if self.wait(0):
+                break
+        return asked
 
     def close(self) -> None:
-        """Close the socket; the kernel forgets the subscription with it."""
+        """Close the socket, and see to it that the kernel forgets the subscription."""
+        if not _COUNTS_SOCKETS:
+            with contextlib.suppress(OSError):
+                self._send(wire.IGNORE)
         self._socket.close()
+        os.close(self._wake)
+
+    def _send(self, operation: int) -> int:
+        self._asked = asked = next(self._requests)
+        number = (self._first_number + asked) % _NUMBERS
+        request = wire.encode_request(operation, seq=os.getpid() & 0x7FFFFFFF, ack=(number - 1) % _NUMBERS)
+        self._socket.send(request)
+        return number
+
+    def _raise_counter(self) -> int:
+        self._send(wire.NO_OPERATION)
+        return self._send(wire.LISTEN)
+
+    def _answer(self, asked: int, early: list[Received]) -> int | None:
+        """The errno (0 for success) of an ACK, if it is there; what is received on the way goes to `early`."""
+        while (received := self.receive()) is not None:
+            early.append(received)
+            answer = find_ack(received.datagrams, asked)
+            if answer is not None:
+                return answer
+        return None
+
+
+def find_ack(datagrams: bytes, number: int) -> int | None:
+    """The errno (0 for success) of the acknowledgement with this number, if it is there."""
+    wanted = number.to_bytes(4, sys.byteorder)
+    place = datagrams.find(wanted)
+    while place >= 0:
+        start = place - wire.ACK_OFFSET
+        if start >= 0 and start % wire.EVENT_BYTES == 0:
+            events, _malformed = wire.decode(datagrams[start : start + wire.EVENT_BYTES])
+            if events and events[0][5] == wire.NONE:
+                return events[0][8]
+        place = datagrams.find(wanted, place + 1)
+    return None
+
+
+def _counts_sockets() -> bool:
+    """Whether this kernel counts each socket once, as from 6.6 on."""
+    version = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return version is not None and (int(version[1]), int(version[2])) >= (6, 6)
+
+
+_COUNTS_SOCKETS = _counts_sockets()
+
+
+def may_lower(error: int) -> bool:
+    """Whether the operation of another program that had this errno may lower the counter of listeners, or make it so.
+
+    From 6.6 on it takes one that is refused first, before that a mere IGNORE; a heartbeat is the other one each time.
+    """
+    return bool(error) == _COUNTS_SOCKETS
+
+
+_HEARTBEAT = wire.LISTEN if _COUNTS_SOCKETS else wire.NO_OPERATION
+_NUMBERS = 1 << 32
 
 
 _DENIED = "no permission to subscribe to process events: run as root, or with CAP_NET_ADMIN in the initial namespaces"
@@ -226,52 +267,13 @@ _OTHER_NETWORK = (
 
 
 def open_socket() -> socket.socket:
-    """A socket of the connector's group, that nobody but the kernel can send to by unicast.
-
-    Raises KernelError or DeniedError.
-    """
+    """A socket of the connector's group. Raises KernelError or DeniedError."""
     try:
-        sock = socket.socket(
-            socket.AF_NETLINK,
-            socket.SOCK_DGRAM | socket.SOCK_CLOEXEC,
-            _NETLINK_CONNECTOR,
-        )
-    except OSError as error:
-        raise KernelError(_why_not(f"cannot open a netlink connector socket: {error.strerror}")) from error
-    try:
-        sock.bind((0, 1 << (wire.CN_IDX_PROC - 1)))
-        sock.connect((0, 0))
-        sock.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
+        return netlink.open_socket(_NETLINK_CONNECTOR, groups=_GROUP)
     except PermissionError as error:
-        sock.close()
         raise DeniedError(_DENIED) from error
     except OSError as error:
-        sock.close()
-        raise KernelError(_why_not(f"cannot bind to process events: {error.strerror}")) from error
-    return sock
-
-
-def _grow_buffer(sock: socket.socket, wanted_bytes: int) -> int:
-    """Set the receive buffer, by force or else as far as allowed; gives what it is now.
-
-    The kernel doubles what it is given, for its own bookkeeping: half is asked for, so that the outcome
-    is the size that was wanted.
-    """
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted_bytes // 2)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted_bytes // 2)
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-
-
-def _find_ack(datagrams: bytes, ack: int) -> int | None:
-    """The errno (0 for success) of the acknowledgement with this number, if it is there."""
-    events, _malformed = wire.decode(datagrams)
-    for raw in events:
-        event = wire.Event(*raw)
-        if event.what == wire.NONE and event.ack == ack:
-            return event.a
-    return None
+        raise KernelError(_why_not(f"cannot open a socket for process events: {error.strerror}")) from error
 
 
 def _why_not(what: str) -> str:

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: MIT
 """The listener: one thread that does nothing but receive.
 
-It takes from the socket whatever is there and hands it over as batches. It never reads /proc, never logs, never
-waits for the queue. What comes is left to gather for a moment, so that all wake once for many: what cannot wait, the
-reading of /proc for an EXEC, does not wait for it (see bell.py).
+It takes from its sockets whatever is there and hands it over as batches: the connector's events, then the records of
+ended tasks, since the record of each EXIT was queued before it. It never reads /proc, never logs, never waits for the
+queue. What comes is left to gather for a moment, so that all wake once for many: what cannot wait, the reading of
+/proc for an EXEC, does not wait for it (see bell.py).
 """
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Callable
 
 from procwatchd.kernel import wire
+from procwatchd.kernel.accounting import Accounting
 from procwatchd.kernel.connector import BULK, Connector, Received
+from procwatchd.kernel.heartbeat import Blindness, Heartbeat
 from procwatchd.kernel.queue import Batch, BatchQueue
 
 GATHER_SECONDS = 0.02
@@ -25,33 +29,45 @@ IDLE_SECONDS = 1.0
 # More bulks than the socket's buffer can hold.
 DRAIN_BULKS = 512
 
+_TIMESTAMP = struct.Struct("=Q")
+
 
 class Listener:
-    """Owns the connector from `start` to `stop`.
+    """Owns the connector, and `accounting` if there is one, from `start` to `stop`.
 
     `running` says whether its thread is; `progress` grows at least once a second while that is not stuck; `error` is
-    what the kernel refused, if that ended it. `received` counts the datagrams taken from the socket, without those
-    the queue had no room for.
+    what the kernel refused, if that ended it.
     """
 
-    def __init__(self, connector: Connector, batches: BatchQueue) -> None:
+    def __init__(
+        self, connector: Connector, batches: BatchQueue, accounting: Accounting | None = None
+    ) -> None:
         self.running = False
         self.progress = 0
-        self.received = 0
         self.error: OSError | None = None
         self._connector = connector
+        self._accounting = accounting
         self._batches = batches
+        self._heartbeat = Heartbeat(connector, lambda _blindness: None)
+        self._last = b""
         self._foreign = 0
         self._odd = 0
         self._queue_lost = 0
+        self._records_lost = 0
         small = connector.receive_buffer_bytes < SMALL_BUFFER_BYTES
         self._gather_seconds = SMALL_GATHER_SECONDS if small else GATHER_SECONDS
         self._stopping = False
         self._on_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
 
-    def start(self, early: list[Received], on_end: Callable[[], None]) -> None:
-        """Begin to receive; `early` is what came while subscribing. The thread calls `on_end` last."""
+    def start(
+        self, early: list[Received], on_end: Callable[[], None], on_blindness: Callable[[Blindness], None]
+    ) -> None:
+        """Begin to receive; `early` is what came while subscribing.
+
+        The thread calls `on_end` last, and `on_blindness` when it begins and when it ends; neither may wait.
+        """
+        self._heartbeat = Heartbeat(self._connector, on_blindness)
         for received in early:
             self._hand_over(received)
         self._on_end = on_end
@@ -59,21 +75,24 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take what the socket still has, hand it over, and end the thread. The connector stays open."""
+        """Take what the sockets still have, hand it over, and end the thread. They stay open."""
         self._stopping = True
-        # The kernel tells of our own threads too: starting one is an event that ends the waiting.
-        waker = threading.Thread(target=lambda: None)
-        waker.start()
-        waker.join()
+        self._connector.wake()
         self._thread.join()
 
+    def doubt(self) -> None:
+        """Somebody else spoke to the kernel: make sure that it still tells us. From any thread."""
+        self._heartbeat.hurry()
+        self._connector.wake()
+
     def _run(self) -> None:
-        connector = self._connector
+        connector, heartbeat = self._connector, self._heartbeat
         busy = True
         try:
             while not self._stopping:
                 self.progress += 1
-                if busy or connector.wait(IDLE_SECONDS):
+                heartbeat.beat()
+                if busy or heartbeat.is_waiting or connector.wait(heartbeat.patience(IDLE_SECONDS)):
                     time.sleep(self._gather_seconds)
                     busy = self._take()
             self._take()
@@ -86,26 +105,55 @@ class Listener:
             self._on_end()
 
     def _take(self) -> bool:
-        """Take what the socket holds, bounded, since under load there is always more; whether there was anything."""
+        """Take what the socket holds, bounded, since under load there is always more; whether there may be more."""
+        heartbeat = self._heartbeat
         for n in range(DRAIN_BULKS):
             received = self._connector.receive()
             if received is None:
+                heartbeat.conclude(self._last_event_ns())
+                if heartbeat.is_blind:
+                    self._hand_over(Received(b""))  # the records still come
                 return n > 0
+            if heartbeat.is_waiting:
+                heartbeat.look(received.datagrams)
             self._hand_over(received)
-            if len(received.datagrams) < BULK * wire.EVENT_BYTES:
+            if len(received.datagrams) < BULK * wire.EVENT_BYTES and not heartbeat.is_waiting:
                 break
         return True
 
+    def _last_event_ns(self) -> int:
+        """The time of the last event there was; 0 where there was none."""
+        return int(_TIMESTAMP.unpack_from(self._last, wire.TIMESTAMP_OFFSET)[0]) if self._last else 0
+
     def _hand_over(self, received: Received) -> None:
-        count = len(received.datagrams) // wire.EVENT_BYTES
         self._foreign += received.foreign
         self._odd += received.odd
-        self.received += received.foreign + received.odd
+        self._last = received.datagrams[-wire.EVENT_BYTES :] or self._last
+        drops = self._connector.kernel_drops()
+        records, count = self._records()
         batch = Batch(
-            received.datagrams, self._foreign, self._odd, self._connector.kernel_drops(), self._queue_lost
+            received.datagrams,
+            self._foreign,
+            self._odd,
+            drops,
+            self._queue_lost,
+            records,
+            self._records_lost + (self._accounting.drops() if self._accounting is not None else 0),
         )
-        # Before it is handed over: nobody may find more worked off than was received.
-        self.received += count
         if not self._batches.put(batch):
-            self.received -= count
-            self._queue_lost += count
+            self._queue_lost += len(received.datagrams) // wire.EVENT_BYTES
+            self._records_lost += count
+
+    def _records(self) -> tuple[bytes, int]:
+        """The records of ended tasks that are there, and how many; bounded like the events."""
+        pieces: list[bytes] = []
+        total = 0
+        if self._accounting is not None:
+            for _ in range(DRAIN_BULKS):
+                received = self._accounting.receive()
+                if received is None:
+                    break
+                messages, count = received
+                pieces.append(messages)
+                total += count
+        return b"".join(pieces), total

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-# 128 MiB are 1.7 million events: far more than the socket holds, and used only while the worker is behind.
+from procwatchd.kernel.wire import EVENT_BYTES
+
+# 128 MiB are 1.7 million events, or 0.2 million ends with their records: far more than the socket holds, and used only
+# while the worker is behind.
 QUEUE_BYTES = 128 << 20
 
 # What is taken at once; the rest of a long queue comes with the next `get`, so that decoding it takes little memory.
@@ -19,9 +23,12 @@ TAKE_BYTES = 8192 * 76
 class Batch:
     """What the listener hands over at once.
 
-    `datagrams` are of 76 bytes each, end to end. The counters are totals since the socket was opened, as
-    of this batch, in datagrams: `foreign` (not the kernel's) and `odd` (not of 76 bytes), that were received
-    but are in no `datagrams`; `kernel_drops` where the socket had no room, and `queue_lost` where the queue had none.
+    `datagrams` are of 76 bytes each, end to end. `records` are taskstats messages, end to end: those of all EXITs
+    among the datagrams that did not come before, and maybe of later ones. `received_ns` is when (CLOCK_MONOTONIC).
+
+    The counters are totals since the sockets were opened, as of this batch. In datagrams: `foreign` (not the kernel's)
+    and `odd` (not of 76 bytes), that were received but are in no `datagrams`; `kernel_drops` where the socket had no
+    room, and `queue_lost` where the queue had none. In records: `records_lost` for want of room.
     """
 
     datagrams: bytes
@@ -29,18 +36,33 @@ class Batch:
     odd: int = 0
     kernel_drops: int = 0
     queue_lost: int = 0
+    records: bytes = b""
+    records_lost: int = 0
+    received_ns: int = field(default_factory=time.monotonic_ns, compare=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much it holds."""
+        return len(self.datagrams) + len(self.records)
+
+    @property
+    def events(self) -> int:
+        """How many datagrams it holds."""
+        return len(self.datagrams) // EVENT_BYTES
 
 
 class BatchQueue:
     """First in, first out, bounded in bytes; one thread puts, one gets, neither waits for the other's work.
 
-    Each counter has one writer, so that no lock is needed: `put_bytes` is the putting thread's,
-    `taken_bytes` the getting one's.
+    Each counter has one writer, so that no lock is needed: `put_bytes` and `put_events` are the putting thread's,
+    `taken_bytes` and `taken_events` the getting one's.
     """
 
     def __init__(self, limit_bytes: int = QUEUE_BYTES) -> None:
         self.put_bytes = 0
         self.taken_bytes = 0
+        self.put_events = 0
+        self.taken_events = 0
         self._limit_bytes = limit_bytes
         self._batches: deque[Batch] = deque()
         self._ready = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -59,16 +81,22 @@ class BatchQueue:
         return self.put_bytes - self.taken_bytes
 
     @property
+    def waiting_events(self) -> int:
+        """How many events were put and not yet taken."""
+        return self.put_events - self.taken_events
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing waits, not even a batch without datagrams."""
         return not self._batches
 
     def put(self, batch: Batch) -> bool:
         """Hand a batch over; False, and nothing done, where there is no room. Never blocks."""
-        size = len(batch.datagrams)
+        size = batch.size_bytes
         if self.waiting_bytes + size > self._limit_bytes:
             return False
         self.put_bytes += size
+        self.put_events += batch.events
         self._batches.append(batch)
         os.eventfd_write(self._ready, 1)
         return True
@@ -88,7 +116,8 @@ class BatchQueue:
                 os.eventfd_write(self._ready, 1)
                 break
             batch = self._batches.popleft()
-            size += len(batch.datagrams)
+            size += batch.size_bytes
+            self.taken_events += batch.events
             taken.append(batch)
         self.taken_bytes += size
         return taken

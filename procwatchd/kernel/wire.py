@@ -21,7 +21,9 @@ Tid = NewType("Tid", int)
 Tgid = NewType("Tgid", int)
 
 EVENT_BYTES = 76
+ACK_OFFSET = 28
 WHAT_OFFSET = 36
+TIMESTAMP_OFFSET = 44
 
 # enum proc_cn_event
 NONE = 0x0
@@ -37,8 +39,10 @@ EXIT = 0x80000000
 
 KNOWN = frozenset({NONE, FORK, EXEC, UID, GID, SID, PTRACE, COMM, COREDUMP, EXIT})
 
-# enum proc_cn_mcast_op
+# enum proc_cn_mcast_op; what is none of them is refused, with an ACK of EINVAL.
+NO_OPERATION = 0
 LISTEN = 1
+IGNORE = 2
 
 CN_IDX_PROC = 1
 CN_VAL_PROC = 1

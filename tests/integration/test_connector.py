@@ -17,7 +17,7 @@ from procwatchd.errors import KernelError
 from procwatchd.kernel import wire
 from procwatchd.kernel.bell import Bell
 from procwatchd.kernel.connector import BULK, Connector, Received
-from procwatchd.ledger import Ledger
+from procwatchd.kernel.sequence import Sequences
 
 NETLINK_CONNECTOR = 11
 
@@ -188,13 +188,13 @@ def subscribed_with_little_room() -> tuple[Connector, list[Received]]:
 
 def test_drops_are_counted_exactly() -> None:
     connector, first = subscribed_with_little_room()
-    ledger = Ledger()
+    sequences = Sequences()
     received = 0
 
     def take() -> None:
         nonlocal received
         found = events(everything(connector))
-        ledger.see(found)
+        sequences.follow(found)
         received += len(found)
 
     def on_each_cpu() -> None:
@@ -205,7 +205,7 @@ def test_drops_are_counted_exactly() -> None:
 
     try:
         early = events(first)
-        ledger.see(early)
+        sequences.follow(early)
         received = len(early)
         on_each_cpu()
         subprocess.run(["/bin/sh", "-c", "i=0; while [ $i -lt 300 ]; do (:); i=$((i+1)); done"], check=True)
@@ -216,7 +216,7 @@ def test_drops_are_counted_exactly() -> None:
             on_each_cpu()
             if connector.kernel_drops() == drops:
                 break
-        assert ledger.produced == received + connector.kernel_drops()
+        assert sequences.produced == received + connector.kernel_drops()
     finally:
         connector.close()
 
