@@ -5,6 +5,8 @@ Facts:
 - An exec changes the memory that cmdline and exe show a moment before its EXEC is sent [fs/exec.c,
   begin_new_exec(), exec_binprm()]. What is seen within that moment is the next image's already.
 - EXIT is sent after a process's memory is gone and, it may be, its PID given to another.
+- A tracer can hold a process amid an exec, between the change and the EXEC, as long as it likes [exec_binprm()].
+- A new process can be seen before its FORK is sent [kernel/fork.c, copy_process()].
 
 So EXECs are read when the bell rings, and what was read is used only if no event, of those received by then or since,
 says that it is of another image or life.
@@ -13,6 +15,7 @@ says that it is of another image or life.
 from __future__ import annotations
 
 import os
+import time
 
 from procwatchd.kernel.wire import EXEC, EXIT, FORK, GID, UID, RawEvent
 from procwatchd.process.procfs import NotRead, Reader, Reading
@@ -20,6 +23,8 @@ from procwatchd.process.table import Table
 
 # From the change of the memory to the EXEC's time it takes some ten microseconds.
 EXEC_MARGIN_NS = 200_000
+# A process can be read before its FORK is sent: some microseconds, but for whoever must wait for a CPU in between.
+FORK_MARGIN_NS = 50_000_000
 # From the new ids to the EXEC, with all that loading a program takes.
 EXEC_NS = 20_000_000
 
@@ -66,6 +71,18 @@ def read_execs(
     return outcomes
 
 
+def let_go(pid: int, reading: Reading, reader: Reader) -> bool:
+    """Look again at one that was held amid an exec when it was read; whether it is held no more.
+
+    If that exec was the next one, its EXEC is sent as soon as it goes on: so it is as if it had been read just now.
+    """
+    if reader.is_held(pid):
+        return False
+    reading.is_held = False
+    reading.done_ns = time.monotonic_ns()
+    return True
+
+
 def read_ids(events: list[RawEvent], outcomes: dict[int, Outcome], reader: Reader, table: Table) -> None:
     """Read the ids of strangers. Who is forked by one that the table knows has that one's, and its changes since."""
     known = {event[11] for event in events if event[5] == FORK and table.get(event[9]) is not None}
@@ -96,8 +113,11 @@ def sent_by_execs(events: list[RawEvent]) -> set[RawEvent]:
     return found
 
 
-def settle(events: list[RawEvent], outcomes: dict[int, Outcome]) -> None:
-    """Take back the readings of which a later event says that they came too late."""
+def settle(events: list[RawEvent], outcomes: dict[int, Outcome], count: int) -> None:
+    """Take back the readings of which a later event says that they came too late.
+
+    So, too, those of the first `count` events, which are to be concluded, that were never seen to be let go.
+    """
     later: dict[int, RawEvent] = {}
     for n in range(len(events) - 1, min(outcomes, default=0) - 1, -1):
         event = events[n]
@@ -109,17 +129,26 @@ def settle(events: list[RawEvent], outcomes: dict[int, Outcome]) -> None:
             later[event[11]] = event
         elif what == EXEC:
             reading = outcomes.get(n)
-            if tgid in later and isinstance(reading, Reading):
-                _take_back(n, reading, later[tgid], outcomes)
+            if isinstance(reading, Reading):
+                why = _why_late(reading, later.get(tgid))
+                if reading.is_held and n < count:
+                    why = NotRead.HELD
+                if why is not None:
+                    outcomes[n] = why
+                    if reading.executable_fd is not None:
+                        os.close(reading.executable_fd)
             later[tgid] = event
 
 
-def _take_back(n: int, reading: Reading, next_event: RawEvent, outcomes: dict[int, Outcome]) -> None:
-    execed = next_event[5] == EXEC
-    if next_event[7] < (reading.done_ns + EXEC_MARGIN_NS if execed else reading.begun_ns):
-        outcomes[n] = NotRead.EXECED_AGAIN if execed else NotRead.GONE
-        if reading.executable_fd is not None:
-            os.close(reading.executable_fd)
+def _why_late(reading: Reading, next_event: RawEvent | None) -> NotRead | None:
+    """Why a reading came too late for its EXEC, by what came next of its process; None where it did not."""
+    if next_event is None:
+        return None
+    what, at_ns = next_event[5], next_event[7]
+    if what == EXEC:
+        return NotRead.EXECED_AGAIN if at_ns < reading.done_ns + EXEC_MARGIN_NS else None
+    until_ns = reading.begun_ns + (FORK_MARGIN_NS if what == FORK else 0)
+    return NotRead.GONE if at_ns < until_ns else None
 
 
 def is_settled(events: list[RawEvent], outcomes: dict[int, Outcome], count: int) -> bool:

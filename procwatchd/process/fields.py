@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from procwatchd.process.ends import CONNECTOR, TASKSTATS
 from procwatchd.process.model import Process, Record
 
 Value = str | bytes | int | None
@@ -153,10 +154,22 @@ def _parent_process_id(process: Process) -> str | None:
 
 
 def _duration_usec(record: Record) -> int | None:
+    """Since the process was forked: as the kernel recorded it, else between the FORK and the EXIT."""
     forked_ns = record.process.forked_ns
-    if record.event != "exit" or forked_ns is None:
+    if record.usage is None:
+        return None
+    if record.usage.duration_usec is not None:
+        return record.usage.duration_usec
+    if forked_ns is None or record.wait_status is None:
         return None
     return max(0, record.monotonic_ns - forked_ns) // 1000
+
+
+def _of_usage(name: str, attribute: str) -> Field:
+    def of_record(record: Record) -> int | None:
+        return None if record.usage is None else getattr(record.usage, attribute)
+
+    return Field(name, Kind.NUMBER, of_record)
 
 
 def _core_dumped(record: Record) -> int | None:
@@ -207,13 +220,13 @@ FIELDS: dict[str, Field] = {
         Field("EXIT_CODE", _N, lambda r: exit_code(r.wait_status)),
         Field("EXIT_SIGNAL", _T, lambda r: exit_signal(r.wait_status)),
         Field("CORE_DUMPED", _N, _core_dumped),
-        Field(
-            "EXIT_SOURCE",
-            _W,
-            lambda r: None if r.wait_status is None else "connector",
-            words=("taskstats", "connector"),
-        ),
+        Field("EXIT_SOURCE", _W, lambda r: r.end_source, words=(TASKSTATS, CONNECTOR)),
         Field("DURATION_USEC", _N, _duration_usec),
+        _of_usage("CPU_USEC", "cpu_usec"),
+        _of_usage("MEMORY_PEAK", "memory_peak"),
+        _of_usage("IO_READ_BYTES", "io_read_bytes"),
+        _of_usage("IO_WRITE_BYTES", "io_write_bytes"),
+        Field("RESYNC", _N, lambda r: 1 if r.found else None),
         _of_before("OLD_UID", _N, "uid", _uid),
         _of_before("OLD_EUID", _N, "uid", _euid),
         _of_before("OLD_GID", _N, "gid", _gid),
@@ -235,10 +248,6 @@ LATER = frozenset(
         "KILLER_EXE",
         "KILLER_UID",
         "OOM_KILLED",
-        "CPU_USEC",
-        "MEMORY_PEAK",
-        "IO_READ_BYTES",
-        "IO_WRITE_BYTES",
     }
 )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from procwatchd.process.cgroup import Place
+from procwatchd.process.tally import Tally, Usage
 from procwatchd.process.users import Users
 
 # How far ANCESTORS and `ancestor.` look, and how much of a chain of ended parents is kept.
@@ -79,7 +80,9 @@ class Process:
     `start_ticks` is its start in ticks since boot, exact where `exact`, else from the clock of its FORK (the
     same but for one in some thousand); `life` tells lives apart that share PID and start. `parent` is the
     parent it was born to, as that was then. `inherited` is True while its image is its parent's.
-    `threads` holds the ids of its living tasks, or is None while the leader is the only one ever seen.
+    `execed_ns` and `read_ns` are when its image's EXEC was, and when that had been read; 0 where neither was.
+    `threads` holds the ids of its living tasks, or is None while the leader is the only one ever seen; `tally` what
+    those that ended come to. Both are the life's, so that all its states share them.
     """
 
     __slots__ = (
@@ -88,6 +91,7 @@ class Process:
         "creds",
         "depth",
         "exact",
+        "execed_ns",
         "forked_ns",
         "image",
         "inherited",
@@ -95,7 +99,9 @@ class Process:
         "parent",
         "pid",
         "ppid",
+        "read_ns",
         "start_ticks",
+        "tally",
         "threads",
     )
 
@@ -121,9 +127,12 @@ class Process:
         self.comm = comm
         self.image = image
         self.inherited = False
+        self.execed_ns = 0
+        self.read_ns = 0
         self.context = context
         self.creds = creds
         self.threads: set[int] | None = None
+        self.tally: Tally | None = None
 
     def copy(self) -> Process:
         """The same state again, to be changed before anyone sees it."""
@@ -142,7 +151,10 @@ class Process:
         other.forked_ns = self.forked_ns
         other.depth = self.depth
         other.inherited = self.inherited
+        other.execed_ns = self.execed_ns
+        other.read_ns = self.read_ns
         other.threads = self.threads
+        other.tally = self.tally
         return other
 
     @property
@@ -174,7 +186,9 @@ class Record:
     """An event plus what is known of whom it is about: what rules look at and entries are made of.
 
     `event` is the field EVENT's word. `before` is the process as it was before a uid, gid or comm change.
-    `wait_status` is as waitpid(2) gives it. `lag_ns` is how long after the event /proc was read, where it was for it.
+    `wait_status` is as waitpid(2) gives it, `end_source` where it is from, `usage` what the process took. `found` is
+    True where a resync found what has no event of its own. `lag_ns` is how long after the event /proc was read, where
+    it was for it.
     """
 
     event: str
@@ -185,6 +199,9 @@ class Record:
     tid: int | None = None
     lag_ns: int | None = None
     wait_status: int | None = None
+    end_source: str | None = None
+    usage: Usage | None = None
+    found: bool = False
     before: Process | None = None
     tracer_pid: int | None = None
     tracer: Process | None = None

@@ -9,9 +9,12 @@ Facts:
   never empty since Linux 5.18 (an empty argv gets one empty argument), but for the moment within an exec when exe is
   the next image's already; of a kernel thread always.
 - exe, cwd, ns and environ of others need CAP_SYS_PTRACE; the rest needs nothing.
+- A tracer can hold a process amid an exec (PTRACE_EVENT_EXEC) when all this is the next image's already, and the EXEC
+  is still to be sent [fs/exec.c, exec_binprm()]. /proc/PID/syscall says what call it is in; it needs CAP_SYS_PTRACE.
 - comm stands in stat between parentheses and may hold any byte, `) R 1 (` too: it ends at the *last* one.
 
-exe is read before and after cmdline: only where it is the same, and cmdline is not empty, both are of one image.
+exe is read before and after cmdline: only where it is the same, and cmdline is not empty, both are of one image. stat
+comes last: a tracer that lets go before that lets the next EXEC be sent before that.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ SMALL_FILE_BYTES = 16 << 10
 ENVIRON_BYTES = 256 << 10
 
 _UNSET_ID = 0xFFFFFFFF
+# execve and execveat, on one machine or another: what is taken for them by mistake is looked at again.
+_EXEC_CALLS = frozenset(b"59 322 11 358 520 545 221 281 387 362 354 1073742344 1073742369".split())
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_CLOEXEC
 
@@ -48,6 +53,11 @@ class Stat(NamedTuple):
     tty: int
     threads: int
     start_ticks: int
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is a process that has ended and waits for its parent."""
+        return self.state == b"Z" and self.threads <= 1
 
 
 def parse_stat(data: bytes) -> Stat | None:
@@ -108,6 +118,7 @@ class NotRead(Enum):
 
     GONE = "gone"  # the process had ended
     EXECED_AGAIN = "execed again"  # its next image was there already
+    HELD = "held"  # by its tracer, amid an exec: whose image it was nobody can tell
     TOO_LATE = "too late"  # so far behind that nobody could say whose it would have been
     REFUSED = "refused"  # by the kernel, or for want of a descriptor
 
@@ -117,7 +128,8 @@ class Reading:
     """What one process looked like between `begun_ns` and `done_ns` (CLOCK_MONOTONIC). What could not be read is None.
 
     `argv`, `argv_bytes`, `argv_tail` are as in `Image`. `executable_fd` is open where hashing is wanted, and its
-    owner's to close. `argv` None says that the process had ended, is amid its next exec, or is a kernel thread.
+    owner's to close. `is_held` says that a tracer held it amid an exec: maybe the next one. `argv` None says that the
+    process had ended, is amid its next exec, or is a kernel thread.
     """
 
     stat: Stat
@@ -131,6 +143,7 @@ class Reading:
     ids: Ids | None = None
     environment: dict[str, bytes] | None = None
     executable_fd: int | None = None
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +185,11 @@ class Reader:
         except OSError:
             return NotRead.REFUSED
         try:
-            return self._read(directory) or NotRead.GONE
+            return self._read(directory)
+        except (FileNotFoundError, ProcessLookupError):
+            return NotRead.GONE
+        except OSError:
+            return NotRead.REFUSED
         finally:
             os.close(directory)
 
@@ -190,29 +207,67 @@ class Reader:
         finally:
             os.close(directory)
 
+    def forks(self) -> int:
+        """How many processes and threads the kernel has forked since boot; 0 where that cannot be read."""
+        try:
+            with open(f"{self._proc}/stat", "rb") as file:
+                return next(int(line.split()[1]) for line in file if line.startswith(b"processes "))
+        except (OSError, StopIteration, ValueError):
+            return 0
+
+    def is_held(self, pid: int) -> bool:
+        """Whether a tracer holds a process amid an exec, now."""
+        try:
+            directory = os.open(f"{self._proc}/{pid}", _DIRECTORY)
+        except OSError:
+            return False
+        try:
+            stat = parse_stat(_content(directory, "stat") or b"")
+            return stat is not None and _is_held(directory, stat)
+        finally:
+            os.close(directory)
+
     def pids(self) -> list[int]:
         """The ids of all processes there are now."""
         return [int(name) for name in os.listdir(self._proc) if name.isdigit()]
 
-    def tids(self, pid: int) -> set[int]:
-        """The ids of a process's tasks; empty where it has ended."""
+    def living_tids(self, pid: int, reading: Reading) -> set[int]:
+        """The ids of a process's tasks, without a leader that ended before the others; empty where all have."""
         try:
-            return {int(name) for name in os.listdir(f"{self._proc}/{pid}/task")}
+            tids = {int(name) for name in os.listdir(f"{self._proc}/{pid}/task")}
         except OSError:
             return set()
+        if reading.stat.state == b"Z":
+            tids.discard(pid)  # its end was told already
+        return tids
 
-    def _read(self, directory: int) -> Reading | None:
+    def stat(self, pid: int) -> Stat | None:
+        """What /proc/PID/stat says now; None where there is no such process."""
+        try:
+            directory = os.open(f"{self._proc}/{pid}", _DIRECTORY)
+        except OSError:
+            return None
+        try:
+            return parse_stat(_content(directory, "stat") or b"")
+        finally:
+            os.close(directory)
+
+    def _read(self, directory: int) -> Reading | NotRead:
         wants = self.wants
         # Not before the directory was open: whose it is was decided by then at the latest.
         begun_ns = time.monotonic_ns()
-        stat = parse_stat(_content(directory, "stat") or b"")
-        if stat is None:
-            return None
         exe = _link_at(directory, b"exe")
         argv, argv_bytes, argv_tail = self._read_argv(directory)
         if not argv or _link_at(directory, b"exe") != exe:
             argv = None
+        fd = os.open("stat", _FILE, dir_fd=directory)
+        try:
+            stat = parse_stat(os.read(fd, SMALL_FILE_BYTES))
+        finally:
+            os.close(fd)
         done_ns = time.monotonic_ns()
+        if stat is None:
+            return NotRead.GONE
         reading = Reading(
             stat,
             exe,
@@ -223,6 +278,7 @@ class Reader:
             begun_ns,
             done_ns,
         )
+        reading.is_held = _is_held(directory, stat)
         if wants.environment:
             environ = _content(directory, "environ", ENVIRON_BYTES)
             reading.environment = None if environ is None else select_environment(environ, wants.environment)
@@ -317,6 +373,14 @@ def _content(directory: int, name: str, limit: int = SMALL_FILE_BYTES) -> bytes 
         return None
     finally:
         os.close(fd)
+
+
+def _is_held(directory: int, stat: Stat) -> bool:
+    """Whether a tracer has stopped a process in an exec, or as it leaves it; also where the call may not be known."""
+    if stat.state != b"t":
+        return False
+    call = _content(directory, "syscall")
+    return call is None or call.split(b" ", 1)[0] in _EXEC_CALLS
 
 
 def _open_at(directory: int, name: str) -> int | None:

@@ -2,7 +2,8 @@
 """From an event to a record: the table is changed as the event says, and what is known is put together.
 
 Facts:
-- setuid(2) of a program with threads is one UID event for each of them; COMM comes also where the name stays.
+- setuid(2) of a program with threads is one UID event for each of them, in any order; a thread can also change its own
+  ids alone. /proc/PID/status shows the leader's. COMM comes also where the name stays.
 - SID has no session in it: setsid(2) makes the caller's own number the session's.
 - PTRACE with tracer 0 is the end of the tracing.
 """
@@ -14,6 +15,7 @@ from collections.abc import Callable
 
 from procwatchd.kernel import wire
 from procwatchd.kernel.wire import RawEvent
+from procwatchd.process.ends import CONNECTOR, End, Ends
 from procwatchd.process.enrich import Outcome
 from procwatchd.process.executables import Hasher
 from procwatchd.process.model import Process, Record
@@ -27,12 +29,14 @@ class RecordMaker:
     `hasher` is for the executables that were opened to be hashed.
     """
 
-    def __init__(self, table: Table, own_pid: int) -> None:
+    def __init__(self, table: Table, ends: Ends, own_pid: int) -> None:
         self.hasher = Hasher()
         self._table = table
+        self._ends = ends
         self._own_pid = own_pid
         self._wanted: frozenset[str] = frozenset()
         self._threads = False
+        self._followers: set[RawEvent] = set()
         self._handlers: dict[int, Callable[[RawEvent, Outcome | None], Record | None]] = {
             wire.FORK: self._fork,
             wire.EXEC: self._exec,
@@ -50,6 +54,10 @@ class RecordMaker:
         self._wanted = wanted
         self._threads = threads
 
+    def look_ahead(self, events: list[RawEvent]) -> None:
+        """See what comes, for what an event alone does not say."""
+        self._followers = id_changes_of_followers(events) if self._threads else set()
+
     def make(self, event: RawEvent, reading: Outcome | None) -> Record | None:
         """The record of an event, with what was read for it if it is an EXEC; None where it is no one's need."""
         handler = self._handlers.get(event[5])
@@ -61,6 +69,21 @@ class RecordMaker:
         record.process = process
         record.source = _source(process)
         record.identity = process.image.identity
+
+    def found(self, found: End | Process, monotonic_ns: int) -> Record | None:
+        """The record of an end, of a new process, or of a new image, that a resync found then."""
+        if isinstance(found, Process):
+            never_execed = found.inherited or found.image.argv is None
+            event, source = ("fork", _source(found)) if never_execed else ("exec", "proc")
+            record = Record(event, found, monotonic_ns, source, found.image.identity)
+        else:
+            process, duration_usec = found.process, found.usage.duration_usec
+            if process.forked_ns is not None and duration_usec is not None:
+                monotonic_ns = process.forked_ns + 1000 * duration_usec
+            record = Record("exit", process, monotonic_ns, _source(process), process.image.identity)
+            _take_end(record, found)
+        record.found = True
+        return record if record.event in self._wanted and record.process.pid != self._own_pid else None
 
     def _record(
         self, event: str, process: Process, raw: RawEvent, *, of_thread: bool = False
@@ -101,18 +124,18 @@ class RecordMaker:
         return record
 
     def _exit(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
-        tid, tgid = event[8], event[9]
-        status = event[10]
-        ended = self._table.task_ended(tgid, tid, status)
-        if ended is not None:
-            process, status = ended
-            record = self._record("exit", process, event)
-        elif self._threads:
-            record = self._record("exit", self._process(tgid), event, of_thread=True)
-        else:
+        tid, tgid, status = event[8], event[9], event[10]
+        end = self._ends.task_ended(tgid, tid, status, event[7])
+        if end is not None:
+            record = self._record("exit", end.process, event)
+            if record is not None:
+                _take_end(record, end)
+            return record
+        if not self._threads:
             return None
+        record = self._record("exit", self._process(tgid), event, of_thread=True)
         if record is not None:
-            record.wait_status = status
+            record.wait_status, record.end_source = status, CONNECTOR
         return record
 
     def _uid(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
@@ -122,7 +145,7 @@ class RecordMaker:
         return self._ids(event, "gid")
 
     def _ids(self, event: RawEvent, name: str) -> Record | None:
-        """A uid or gid event; one that changes nothing (the next thread of the same setuid) is unneeded."""
+        """A uid or gid event. One that changes nothing is unneeded, so is a thread's that does what its leader does."""
         before = self._process(event[9])
         old = before.creds or self._table.unknown_creds
         real, effective = event[10], event[11]
@@ -130,11 +153,12 @@ class RecordMaker:
             new = dataclasses.replace(old, uid=real, euid=effective)
         else:
             new = dataclasses.replace(old, gid=real, egid=effective)
-        if new == old:
+        of_thread = event[8] != event[9] and not _has_lost_its_leader(before)
+        if new == old or (of_thread and (not self._threads or event in self._followers)):
             return None
-        process = self._table.changed(before)
+        process = before.copy() if of_thread else self._table.changed(before)
         process.creds = new
-        record = self._record(name, process, event, of_thread=event[8] != event[9])
+        record = self._record(name, process, event, of_thread=of_thread)
         if record is not None:
             record.before = before
         return record
@@ -158,6 +182,10 @@ class RecordMaker:
         before = self._process(event[9])
         comm = wire.decode_comm(event)
         of_thread = event[8] != event[9]
+        if comm == before.comm and before.execed_ns < event[7] < before.read_ns and not of_thread:
+            # It was there when the exec's was read: what the name was before is not known.
+            before = before.copy()
+            before.comm = None
         if comm == before.comm or (of_thread and not self._threads):
             return None
         process = before.copy() if of_thread else self._table.changed(before)
@@ -169,6 +197,29 @@ class RecordMaker:
 
     def _coredump(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
         return self._record("coredump", self._process(event[9]), event)
+
+
+def _take_end(record: Record, end: End) -> None:
+    record.wait_status, record.end_source, record.usage = end.wait_status, end.source, end.usage
+
+
+def _has_lost_its_leader(process: Process) -> bool:
+    return process.threads is not None and process.pid not in process.threads
+
+
+def id_changes_of_followers(events: list[RawEvent]) -> set[RawEvent]:
+    """The uid and gid events of threads whose leader's next one is the same: libc changes all threads, in any order."""
+    followers: set[RawEvent] = set()
+    leaders: dict[tuple[int, int], RawEvent] = {}
+    for event in reversed(events):
+        what, tid, tgid = event[5], event[8], event[9]
+        if what not in (wire.UID, wire.GID):
+            continue
+        if tid == tgid:
+            leaders[what, tgid] = event
+        elif (leader := leaders.get((what, tgid))) is not None and leader[10:12] == event[10:12]:
+            followers.add(event)
+    return followers
 
 
 def _source(process: Process) -> str:

@@ -8,6 +8,9 @@ Facts:
   others, and the leader's id lives on [fs/exec.c, de_thread()].
 - A child's start time is taken a moment before its FORK's timestamp [kernel/fork.c, copy_process()].
 
+- FORK names the parent that the child has, also where that is not who called clone(2) (CLONE_PARENT): then the child
+  is a copy of somebody else.
+
 So the table keeps, by tgid, the life that is going on, with the ids of its tasks once there is more than one. A parent
 that ended stays as long as its children refer to it; chains of ended ones are cut at `ANCESTOR_LIMIT`.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from procwatchd.kernel.clock import NS_PER_TICK, Clock
+from procwatchd.kernel.clock import Clock
 from procwatchd.process.model import (
     ANCESTOR_LIMIT,
     GONE_IMAGE,
@@ -57,22 +60,24 @@ class Table:
     """The living, by tgid. One thread uses it.
 
     `argv_cut` counts argument vectors cut for `LONG_ARGV_TOTAL_BYTES`, `chains_cut` lines of ancestors cut
-    for `ANCESTOR_LIMIT`.
+    for `ANCESTOR_LIMIT`. Of lives from before `lost_ns` events may be lost (0: none was).
     """
 
     def __init__(self, clock: Clock, users: Users) -> None:
         self.argv_cut = 0
         self.chains_cut = 0
         self._long_argv = _Account()
-        self._lost_ns = 0
+        self.lost_ns = 0
+        # Of lives from before then the EXIT may be lost.
+        self._unsure_ns = 0
         self._clock = clock
         self._users = users
         self.unknown_creds = Creds(None, None, None, None, users)
         self._living: dict[int, Process] = {}
-        # Of processes whose tasks have begun to end: the last wait status that is not 0.
-        self._statuses: dict[int, int] = {}
         # Lives whose PID was given away before their EXIT came, oldest first.
         self._displaced: dict[int, list[Process]] = {}
+        # Lives that must have ended, as another one has their PID, and whose EXIT was lost most likely.
+        self._left: list[Process] = []
         # How many lives began with a PID and start, of the last two ticks in which any began.
         self._numbers: dict[tuple[int, int], int] = {}
         self._numbers_before: dict[tuple[int, int], int] = {}
@@ -97,24 +102,26 @@ class Table:
         ]
         readings.sort(key=lambda item: item[1].stat.start_ticks)
         for pid, reading in readings:
-            ended = reading.stat.state == b"Z" and reading.stat.threads <= 1
-            if not ended and pid not in self._living:
+            if not reading.stat.has_ended and pid not in self._living:
                 self._add_scanned(pid, reading, reader)
+        self.adopt_orphans()
+
+    def adopt_orphans(self) -> None:
+        """Give those their parents whose parents were found after them."""
         for process in self._living.values():
             if process.parent is None and process.ppid:
-                process.parent = self._living.get(process.ppid)
+                parent = self._living.get(process.ppid)
+                if parent is not None and (parent.start_ticks or 0) <= (process.start_ticks or 0) + 1:
+                    process.parent = parent
 
     def fork(self, parent_tgid: int, tgid: int, timestamp_ns: int) -> Process:
         """A process was forked: what it is, it inherits."""
         living = self._living
-        start_ticks = (timestamp_ns + self._clock.boottime_offset_ns) // NS_PER_TICK
+        earliest, latest = self._clock.start_ticks(timestamp_ns)
+        start_ticks = earliest if earliest == latest else None
         parent = living.get(parent_tgid)
         old = living.get(tgid)
-        if (
-            old is not None
-            and old.forked_ns is None
-            and start_ticks - 1 <= (old.start_ticks or 0) <= start_ticks
-        ):
+        if old is not None and old.forked_ns is None and earliest - 1 <= (old.start_ticks or 0) <= latest:
             # The scan met it before its FORK was looked at.
             old.forked_ns = timestamp_ns
             old.ppid = parent_tgid
@@ -140,10 +147,13 @@ class Table:
                 self._cut_chain(process)
         process.inherited = True
         process.forked_ns = timestamp_ns
-        self._statuses.pop(tgid, None)
-        if old is not None and (old.forked_ns or 0) >= self._lost_ns:
-            self._displaced.setdefault(tgid, []).append(old)
-        self._number(process, start_ticks)
+        if old is not None:
+            if (old.forked_ns or 0) >= self._unsure_ns:
+                self._displaced.setdefault(tgid, []).append(old)
+            else:
+                self._left.append(old)
+        if start_ticks is not None:
+            self._number(process, start_ticks)
         living[tgid] = process
         return process
 
@@ -160,6 +170,7 @@ class Table:
         """A process has a new image: its new state, with what the reading says if that is its."""
         old = self._living.get(tgid)
         if old is not None and self._is_over(old, reading, timestamp_ns):
+            self._left.append(old)
             old = None
         identity = self._identify(old, reading, timestamp_ns)
         if isinstance(reading, NotRead) or identity != "same":
@@ -170,8 +181,10 @@ class Table:
             process = self._from_reading(tgid, reading) if old is None else old.copy()
             self._take_image(process, reading)
         process.inherited = False
+        process.execed_ns = timestamp_ns
         process.threads = None
-        self._statuses.pop(tgid, None)
+        if process.tally is not None:
+            process.tally.execed()
         self._living[tgid] = process
         return process
 
@@ -185,52 +198,79 @@ class Table:
         """Ids, with who knows the names."""
         return None if ids is None else Creds(ids.uid, ids.euid, ids.gid, ids.egid, self._users)
 
-    def task_ended(self, tgid: int, tid: int, status: int) -> tuple[Process, int] | None:
-        """A task ended: its process with the wait status, if that ended with it. A stranger is made up from its id.
+    def take_left(self, before_ns: int) -> list[Process]:
+        """Those whose PID was another's before that time, while nobody told of their end; given once."""
+        left, self._left = self._left, []
+        for tgid, lives in list(self._displaced.items()):
+            followers = [*lives[1:], self._living.get(tgid)]
+            gone = [
+                life
+                for life, next_one in zip(lives, followers, strict=True)
+                if next_one is None or (next_one.forked_ns or 0) < before_ns
+            ]
+            for life in gone:
+                self.remove(life)
+            left += gone
+        return left
 
-        The status of a threaded process is the leader's if that is the last to end, else the last one that is not 0:
-        all that exit_group(2) or a signal ends have the process's, those that end by themselves have 0.
-        """
-        if self._displaced and tgid in self._displaced:
-            return self._displaced_ended(tgid, tid, status)
-        process = self._living.get(tgid)
-        if process is None:
-            return (self.stranger(tgid), status) if tid == tgid else None
-        threads = process.threads
-        if threads is None:
-            if tid != tgid:
-                return None
-        else:
-            threads.discard(tid)
-            if threads:
-                if status:
-                    self._statuses[tgid] = status
-                return None
-            of_others = self._statuses.pop(tgid, 0)
-            if tid != tgid:
-                status = status or of_others
-        del self._living[tgid]
-        return process, status
+    def living(self) -> list[Process]:
+        """All, as they are now."""
+        return list(self._living.values())
 
     def lost(self, until_ns: int) -> None:
         """Events were lost before this time: an EXIT that did not come yet of a life from before may never come."""
-        self._lost_ns = until_ns
-        self._displaced.clear()
-        self._statuses.clear()
+        self.lost_ns = self._unsure_ns = max(self.lost_ns, until_ns)
 
-    def _displaced_ended(self, tgid: int, tid: int, status: int) -> tuple[Process, int] | None:
-        older = self._displaced[tgid]
-        process = older[0]
-        if process.threads is not None:
-            process.threads.discard(tid)
-            if process.threads:
-                return None
-        elif tid != tgid:
-            return None
-        del older[0]
-        if not older:
-            del self._displaced[tgid]
-        return process, status
+    def verified(self, at_ns: int) -> None:
+        """All that it has lived then: their EXITs will come, but for what was lost since."""
+        if self._unsure_ns <= at_ns:
+            self._unsure_ns = 0
+
+    def appeared(self, pid: int, reading: Reading) -> Process:
+        """A process that nobody told us of is there."""
+        process = self._from_reading(pid, reading)
+        self._take_image(process, reading)
+        self._number(process, reading.stat.start_ticks)
+        self._living[pid] = process
+        return process
+
+    def renew(self, process: Process, seen: Process, reading: Reading, *, has_other_image: bool) -> Process:
+        """A process is not what the table had of it when it was read, which was `seen`: events were lost.
+
+        Gives what it is now: as it was read, but for what events have told since.
+        """
+        changed = self.changed(process)
+        if has_other_image or process.image.exe is None:
+            self._take_image(changed, reading)
+            changed.inherited = process.inherited and not has_other_image
+        changed.comm = reading.stat.comm if process.comm == seen.comm else process.comm
+        changed.context = reading.context if process.context is seen.context else process.context
+        changed.creds = process.creds
+        if process.creds is seen.creds:
+            changed.creds = self.creds(reading.ids) or process.creds
+        return changed
+
+    def lives(self, tgid: int, tid: int) -> list[Process]:
+        """Those that a task may be of, the oldest first."""
+        living = self._living.get(tgid)
+        displaced = self._displaced.get(tgid) if self._displaced else None
+        if displaced is None:
+            return [] if living is None else [living]
+        lives = displaced if living is None else [*displaced, living]
+        if tid == tgid:
+            return lives
+        return [life for life in lives if life.threads is not None and tid in life.threads] or lives[-1:]
+
+    def remove(self, process: Process) -> None:
+        """A process has ended."""
+        pid = process.pid
+        if self._living.get(pid) is process:
+            del self._living[pid]
+            return
+        displaced = self._displaced[pid]
+        displaced.remove(process)
+        if not displaced:
+            del self._displaced[pid]
 
     def _number(self, process: Process, start_ticks: int) -> None:
         """Number a life among those that share its PID and start."""
@@ -265,14 +305,14 @@ class Table:
         """Whether a reading says that this life ended unseen: another one began after it, and before the event."""
         if isinstance(reading, NotRead) or known.start_ticks is None:
             return False
-        return known.start_ticks + 1 < reading.stat.start_ticks < self._clock.start_ticks(timestamp_ns)
+        return known.start_ticks + 1 < reading.stat.start_ticks < self._clock.start_ticks(timestamp_ns)[0]
 
     def _identify(self, known: Process | None, reading: Reading | NotRead, timestamp_ns: int) -> str:
         """Whether a reading is of the life, and the image, that an EXEC is of."""
         if isinstance(reading, NotRead):
             return "gone" if reading is NotRead.GONE else "unknown"
         start_ticks = reading.stat.start_ticks
-        if start_ticks > self._clock.start_ticks(timestamp_ns) + 1:
+        if start_ticks > self._clock.start_ticks(timestamp_ns)[1] + 1:
             return "reused"
         if known is not None and known.start_ticks is not None:
             latest = known.start_ticks if known.exact else known.start_ticks + 1
@@ -291,6 +331,7 @@ class Table:
             process.start_ticks = reading.stat.start_ticks
             self._number(process, reading.stat.start_ticks)
         process.exact = True
+        process.read_ns = reading.done_ns
         process.comm = reading.stat.comm
         process.context = reading.context
         if process.creds is None:
@@ -334,10 +375,7 @@ class Table:
         process = self._from_reading(pid, reading)
         self._take_image(process, reading)
         if reading.stat.threads > 1:
-            tids = reader.tids(pid)
-            if reading.stat.state == b"Z":
-                tids.discard(pid)  # its end was told before we listened
-            process.threads = tids or None
+            process.threads = reader.living_tids(pid, reading) or None
         self._living[pid] = process
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 HOST_MOUNTS, HOST_USERS = 4026531832, 4026531837
@@ -61,3 +62,18 @@ class FakeProc:
             os.symlink("/srv", directory / "cwd")
         os.symlink(f"mnt:[{mounts}]", directory / "ns" / "mnt")
         os.symlink(f"user:[{users}]", directory / "ns" / "user")
+
+    def remove(self, pid: int) -> None:
+        """It has ended, and was reaped."""
+        shutil.rmtree(self.root / str(pid))
+
+    def refuse(self, pid: int) -> None:
+        """It is there, but cannot be opened."""
+        self.remove(pid)
+        (self.root / str(pid)).write_bytes(b"")  # no directory: an error that does not say that it has ended
+
+    def refuse_files(self, pid: int) -> None:
+        """It is there and can be opened, but its files cannot: as where there is but one descriptor left."""
+        for name in ("stat", "status", "cmdline"):
+            (self.root / str(pid) / name).unlink()
+            (self.root / str(pid) / name).mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from procwatchd.kernel import wire
-from procwatchd.process.enrich import EXEC_MARGIN_NS, Outcome, read_execs, read_ids, settle
+from procwatchd.process.enrich import EXEC_MARGIN_NS, FORK_MARGIN_NS, Outcome, read_execs, read_ids, settle
 from procwatchd.process.procfs import NotRead, Reader, Reading, Wants
 from procwatchd.process.table import Table
 from tests.unit.fakeproc import FakeProc
@@ -101,7 +101,8 @@ def test_only_new_events_are_read(proc: FakeProc) -> None:
         (EXIT, 1_000, "kept"),
         (EXIT, 5_000, "kept"),
         (FORK, 999, NotRead.GONE),
-        (FORK, 1_000, "kept"),
+        (FORK, 999 + FORK_MARGIN_NS, NotRead.GONE),  # read before its FORK was sent
+        (FORK, 1_000 + FORK_MARGIN_NS, "kept"),
     ],
 )
 def test_what_a_later_event_says_of_a_reading(what: int, at_ns: int, outcome: object) -> None:
@@ -117,5 +118,5 @@ def test_what_a_later_event_says_of_a_reading(what: int, at_ns: int, outcome: ob
         )
     )[0]
     outcomes: dict[int, Outcome] = {0: read}
-    settle(batch, outcomes)
+    settle(batch, outcomes, len(batch))
     assert outcomes == {0: read if outcome == "kept" else outcome}

@@ -82,6 +82,29 @@ def test_what_nobody_wants_is_not_read(proc: FakeProc) -> None:
     assert not context.host_mounts
 
 
+@pytest.mark.parametrize(
+    ("state", "call", "is_held"),
+    [
+        (b"t", b"59 0x7f 0x1 0x2 0x0 0x0 0x0 0x7ffe 0x7f\n", True),
+        (b"t", b"322 0x7f\n", True),
+        (b"t", b"202 0x7f\n", False),
+        (b"t", b"-1 0x7ffe 0x7f\n", False),
+        (b"t", b"running\n", False),
+        (b"t", None, True),  # nobody can tell
+        (b"S", b"59 0x7f\n", False),
+    ],
+)
+def test_whom_a_tracer_holds_amid_an_exec(
+    proc: FakeProc, state: bytes, call: bytes | None, is_held: bool
+) -> None:
+    proc.add(42, state=state)
+    if call is not None:
+        (proc.root / "42" / "syscall").write_bytes(call)
+    reading = reader(proc).read(42)
+    assert isinstance(reading, Reading)
+    assert reading.is_held == reader(proc).is_held(42) == is_held
+
+
 def test_host_mounts_are_known_only_when_read(proc: FakeProc) -> None:
     proc.add(42)
     reading = reader(proc).read(42)

@@ -11,6 +11,7 @@ import pytest
 
 from procwatchd.kernel.clock import NS_PER_TICK, Clock
 from procwatchd.process import table as table_module
+from procwatchd.process.ends import Ends
 from procwatchd.process.model import ANCESTOR_LIMIT, Context, Process
 from procwatchd.process.procfs import Ids, NotRead, Reader, Reading, Stat, Wants
 from procwatchd.process.table import Table
@@ -22,7 +23,7 @@ class StillClock(Clock):
     """A clock without suspends: a tick is its number."""
 
     def refresh(self) -> None:
-        self.boottime_offset_ns = 0
+        self.realtime_offset_ns = 0
 
 
 def at(tick: int) -> int:
@@ -39,8 +40,9 @@ def reading(
 
 
 def ended(table: Table, tgid: int, tid: int, status: int = 0) -> Process | None:
-    found = table.task_ended(tgid, tid, status)
-    return None if found is None else found[0]
+    """The process that ended with this task, as far as the connector alone tells."""
+    end = Ends(table).task_ended(tgid, tid, status, 0)
+    return None if end is None else end.process
 
 
 @pytest.fixture
@@ -48,6 +50,19 @@ def table(tmp_path: Path) -> Table:
     passwd = tmp_path / "passwd"
     passwd.write_text("root:x:0:0::/:/bin/sh\n")
     return Table(StillClock(), Users(lambda _uid: None, passwd_path=str(passwd)))
+
+
+class SleepyClock(StillClock):
+    """A machine that slept for 1000 ticks at some time between its ticks 200 and 300."""
+
+    def start_ticks(self, monotonic_ns: int) -> tuple[int, int]:
+        tick = monotonic_ns // NS_PER_TICK
+        return tick + (1000 if tick >= 300 else 0), tick + (1000 if tick > 200 else 0)
+
+
+@pytest.fixture
+def sleepy(table: Table) -> Table:
+    return Table(SleepyClock(), table._users)
 
 
 def add(table: Table, pid: int, *, parent: int = 1, tick: int = 100) -> Process:
@@ -265,25 +280,6 @@ def test_a_fork_that_waited_while_the_scan_met_its_child(table: Table, tmp_path:
     assert earlier.process_id == "21-200"
 
 
-def test_the_status_of_a_threaded_process(table: Table) -> None:
-    for leader_status, statuses, expected in (
-        (47 << 8, [47 << 8, 0], 47 << 8),  # one thread was ending by itself when another called exit
-        (0, [3 << 8], 3 << 8),  # the leader first
-        (9, [9, 9], 9),
-        (0, [0, 0], 0),
-    ):
-        add(table, 10)
-        for tid in range(11, 11 + len(statuses)):
-            table.thread_forked(10, tid)
-        assert table.task_ended(10, 10, leader_status) is None
-        found = None
-        for tid, status in enumerate(statuses, 11):
-            assert found is None
-            found = table.task_ended(10, tid, status)
-        assert found is not None
-        assert found[1] == expected
-
-
 def test_a_life_that_began_unseen_has_nothing_of_the_one_before(table: Table) -> None:
     table.exec(10, reading(start=100, comm=b"bash"), at(100))
     add(table, 20, parent=10)
@@ -292,28 +288,6 @@ def test_a_life_that_began_unseen_has_nothing_of_the_one_before(table: Table) ->
     assert (second.process_id, second.ppid, second.parent, second.forked_ns) == ("20-200", 7, None, None)
     assert second.creds is not None
     assert second.creds.uid == 5
-
-
-def test_a_status_is_not_left_to_the_next_life(table: Table) -> None:
-    add(table, 10, tick=100)
-    table.thread_forked(10, 11)
-    assert table.task_ended(10, 11, 9) is None
-    table.lost(at(150))  # and with it the end of that life
-    add(table, 10, tick=200)
-    table.thread_forked(10, 11)
-    assert table.task_ended(10, 10, 0) is None
-    found = table.task_ended(10, 11, 0)
-    assert found is not None
-    assert found[1] == 0
-
-
-def test_a_leader_that_had_ended_before_the_scan_is_not_waited_for(table: Table, tmp_path: Path) -> None:
-    proc = FakeProc(tmp_path / "proc")
-    proc.add(20, comm=b"threads", state=b"Z", threads=2, start=50)
-    table.scan(Reader(Wants(), proc=str(proc.root)))
-    found = table.task_ended(20, 21, 3 << 8)
-    assert found is not None
-    assert (found[0].comm, found[1]) == (b"threads", 3 << 8)
 
 
 def test_below_many_living_ancestors_a_fork_is_cheap(table: Table) -> None:
@@ -338,3 +312,117 @@ def test_lives_have_different_ids_also_where_the_clock_went_on_between(table: Ta
     ended(table, 10, 10)
     third = add(table, 10, tick=101)
     assert [p.process_id for p in (first, second, third)] == ["10-100", "10-100.2", "10-101.2"]
+
+
+def test_a_life_that_ended_unseen_before_an_exec_is_not_forgotten(table: Table) -> None:
+    add(table, 20, tick=100)
+    first = table.exec(20, reading(start=100, comm=b"first"), at(100))
+    table.lost(at(150))  # its EXIT, and the FORK of the next
+    table.exec(20, reading(start=200, comm=b"second"), at(300))
+    assert table.take_left(at(400)) == [first]
+    assert table.take_left(at(400)) == []
+
+
+def test_after_a_loss_a_life_whose_pid_was_reused_is_left(table: Table) -> None:
+    first = add(table, 10, tick=100)
+    second = add(table, 10, tick=110)
+    assert table.take_left(at(105)) == []  # its EXIT may still come
+    table.lost(at(150))
+    assert table.take_left(at(160)) == [first]
+    third = add(table, 10, tick=200)
+    assert table.take_left(at(205)) == [second]
+    table.verified(at(205))
+    add(table, 10, tick=210)
+    assert table.take_left(at(205)) == []
+    assert ended(table, 10, 10) is third
+
+
+def test_what_was_lost_stays_lost(table: Table) -> None:
+    table.lost(at(300))
+    table.lost(at(150))
+    assert table.lost_ns == at(300)
+
+
+def test_orphans_are_given_their_parents(table: Table) -> None:
+    child = add(table, 20, parent=10, tick=200)
+    assert child.parent is None
+    parent = table.appeared(10, reading(start=100))
+    table.adopt_orphans()
+    assert child.parent is parent
+
+
+def test_an_orphan_is_not_given_to_a_later_life_of_its_parents_pid(table: Table) -> None:
+    child = add(table, 20, parent=10, tick=200)  # of a parent that nobody told of, and that ended unseen
+    add(table, 10, tick=300)
+    table.adopt_orphans()
+    assert child.parent is None
+
+
+def test_forks_before_and_after_a_suspend(sleepy: Table) -> None:
+    assert [add(sleepy, tick, tick=tick).process_id for tick in (100, 200, 300, 400)] == [
+        "100-100",
+        "200-200",
+        "300-1300",
+        "400-1400",
+    ]
+
+
+@pytest.mark.parametrize("start", [250, 1250])
+def test_of_a_fork_about_a_suspend_the_exec_s_reading_says_when_it_was(sleepy: Table, start: int) -> None:
+    process = add(sleepy, 10, tick=250)
+    assert (process.start_ticks, process.process_id) == (None, None)
+    execed = sleepy.exec(10, reading(start=start), at(251))
+    assert (execed.process_id, execed.exact, execed.image.identity) == (f"10-{start}", True, "same")
+    assert execed.forked_ns == at(250)
+    assert ended(sleepy, 10, 10) is execed
+
+
+def test_of_a_fork_about_a_suspend_nothing_is_said_without_a_reading(sleepy: Table) -> None:
+    process = add(sleepy, 10, tick=250)
+    execed = sleepy.exec(10, NotRead.GONE, at(251))
+    assert (execed.process_id, execed.image.identity) == (None, "gone")
+    assert (execed.ppid, execed.forked_ns) == (process.ppid, at(250))
+
+
+def test_lives_about_a_suspend_are_numbered_once_their_start_is_known(sleepy: Table) -> None:
+    ids = []
+    for _ in range(2):
+        add(sleepy, 10, tick=250)
+        ids.append(sleepy.exec(10, reading(start=1250), at(250)).process_id)
+        ended(sleepy, 10, 10)
+    assert ids == ["10-1250", "10-1250.2"]
+
+
+@pytest.mark.parametrize(
+    ("execed", "start", "identity"),
+    [
+        (250, 1250, "same"),  # a start after the event, by the clock before it slept
+        (250, 1251, "same"),
+        (250, 1252, "reused"),
+        (150, 1150, "reused"),  # surely before: no sleep makes it that late
+        (300, 1300, "same"),
+        (300, 1302, "reused"),
+    ],
+)
+def test_a_sleep_makes_no_other_life(sleepy: Table, execed: int, start: int, identity: str) -> None:
+    process = sleepy.exec(10, reading(start=start), at(execed))
+    assert process.image.identity == identity
+
+
+@pytest.mark.parametrize("scanned", [249, 250, 600, 1250])
+def test_who_was_scanned_before_its_fork_about_a_suspend(sleepy: Table, tmp_path: Path, scanned: int) -> None:
+    proc = FakeProc(tmp_path / "proc")
+    proc.add(20, start=scanned)
+    sleepy.scan(Reader(Wants(), proc=str(proc.root)))
+    process = sleepy.get(20)
+    assert add(sleepy, 20, tick=250) is process
+    assert process is not None
+    assert process.process_id == f"20-{scanned}"
+
+
+@pytest.mark.parametrize("scanned", [248, 1251])
+def test_who_was_scanned_at_another_time_is_another(sleepy: Table, tmp_path: Path, scanned: int) -> None:
+    proc = FakeProc(tmp_path / "proc")
+    proc.add(20, start=scanned)
+    sleepy.scan(Reader(Wants(), proc=str(proc.root)))
+    assert add(sleepy, 20, tick=250).start_ticks is None
