@@ -61,7 +61,8 @@ _LEDGER = (
 )
 _OTHER_ENTRIES = frozenset(
     f"{_LEDGER} COUNT SINCE_USEC UNTIL_USEC LOST_WHERE CPUS GROUP SAMPLE VERSION PROCESSES RECEIVE_BUFFER ARGV_CUT "
-    "ANCESTORS_CUT HASHES_SKIPPED NAMES_REFUSED READINGS_UNUSED FAILURES".split()
+    "ANCESTORS_CUT HASHES_SKIPPED NAMES_REFUSED READINGS_UNUSED RECORDS_UNUSED FAILURES FORKS FORKS_KERNEL "
+    "QUEUED ACCOUNTING_LOST APPEARED VANISHED EXECED".split()
 )
 _TAKEN = frozenset(FIELDS) | LATER | ENTRY_ONLY | SIGMA | _OTHER_ENTRIES | {TAGS}
 
@@ -77,7 +78,7 @@ _OWN_TEXT_LIMIT = 1024
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """What is listened to and read. `accounting` is auto or off, `hash` off or sha256."""
+    """What is listened to and read. `accounting` is auto, on or off, `hash` off or sha256."""
 
     events: frozenset[str]
     threads: bool
@@ -283,7 +284,7 @@ class _Capture(_Model):
         default=64 << 20, alias="receive-buffer"
     )
     arguments: Annotated[str, _word("auto", "proc", later=("recorder",))] = "auto"
-    accounting: Annotated[str, _word("auto", "off", later=("on",))] = "auto"
+    accounting: Annotated[str, _word("auto", "on", "off")] = "auto"
     hash: Annotated[str, _word("off", "sha256")] = "off"
     environment: Annotated[list[_Variable], BeforeValidator(_list)] = []
 

@@ -16,13 +16,14 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from systemd import daemon as systemd_daemon
 from systemd import id128
 
 from procwatchd import __version__
 from procwatchd.config import Config, load_config
-from procwatchd.errors import ConfigError, ProcwatchError
+from procwatchd.errors import ConfigError, DeniedError, KernelError, ProcwatchError
 from procwatchd.journal.jsonlines import JsonWriter
 from procwatchd.journal.kinds import NOTICE, WARNING
 from procwatchd.journal.message import duration
@@ -30,6 +31,7 @@ from procwatchd.journal.native import SOCKET as JOURNAL_SOCKET
 from procwatchd.journal.native import JournaldWriter
 from procwatchd.journal.text import TextWriter
 from procwatchd.journal.writer import Writer
+from procwatchd.kernel.accounting import Accounting
 from procwatchd.kernel.bell import Bell
 from procwatchd.kernel.clock import Clock
 from procwatchd.kernel.connector import Connector
@@ -41,6 +43,8 @@ from procwatchd.runtime import RuntimeDirectory
 from procwatchd.worker import Worker
 
 STATISTICS_SECONDS = 600.0
+# Between two comparisons of the FORKs with the kernel's own count.
+CHECK_SECONDS = 60.0
 TURN_SECONDS = 5.0
 DRAIN_SECONDS = 10.0
 DESCRIPTORS = 65536
@@ -110,10 +114,24 @@ class Daemon:
         self._users = Users()
         self._connector = Connector(config.capture.receive_buffer_bytes)
         self._batches = BatchQueue()
-        self._listener = Listener(self._connector, self._batches)
+        self._taskstats, self._no_taskstats = _open_taskstats(config)
+        self._listener = Listener(self._connector, self._batches, self._taskstats)
         self._writer = _open_writer(options.output, self._boot_id)
         self._bell = Bell()
-        self._worker = Worker(config, self._batches, self._writer, self._clock, self._users, bell=self._bell)
+        self._worker = Worker(
+            config,
+            self._batches,
+            self._writer,
+            self._clock,
+            self._users,
+            bell=self._bell,
+            connector=self._connector,
+            want_acks=self._want_acks,
+            on_danger=self._listener.doubt,
+        )
+        self._acks_wanted = False
+        self._next_check = time.monotonic() + CHECK_SECONDS
+        self._accounting = config.capture.accounting
         self._config = config
         self._problem = ""
         self._next_statistics = time.monotonic() + STATISTICS_SECONDS
@@ -139,9 +157,12 @@ class Daemon:
 
     def _start(self) -> None:
         self._users.start()
+        self._worker.fork_watch.begin()
+        while self._taskstats is not None and self._taskstats.receive():
+            pass  # of tasks whose EXIT was before
         early = self._connector.subscribe()
         self._listening_since_usec = time.monotonic_ns() // 1000
-        self._listener.start(early, self._wake)
+        self._listener.start(early, self._wake, self._worker.notice)
         self._worker.scan()
         # What start-up made lives for ever, and what an event makes is in no cycle: the collector, there for
         # the odd exception, need not look at either again and again.
@@ -166,6 +187,8 @@ class Daemon:
             text += (
                 "; not in real time (LimitRTPRIO=1 or CAP_SYS_NICE is missing): more arguments will be missed"
             )
+        if self._no_taskstats:
+            text += f"; ends only as far as the connector tells of them: {self._no_taskstats}"
         since_usec = self._directory.last_listened_usec(self._boot_id)
         until_usec = None if since_usec is None else self._listening_since_usec
         if since_usec is not None:
@@ -196,9 +219,35 @@ class Daemon:
         now = time.monotonic()
         if number == signal.SIGUSR1 or now >= self._next_statistics:
             self._next_statistics = now + STATISTICS_SECONDS
-            self._worker.ask(lambda: self._write_statistics("statistics"))
+            self._after_acks(self._write_statistics)
+        if self._acks_wanted or now >= self._next_check:
+            self._next_check = now + CHECK_SECONDS
+            self._after_acks(self._worker.check_forks)
         self._pet_watchdog()
         return self._listener.running and self._worker.running
+
+    def _want_acks(self) -> None:
+        """Have an ACK of each CPU asked for, soon; from any thread."""
+        self._acks_wanted = True
+        self._wake()
+
+    def _after_acks(self, action: Callable[[int, int], None]) -> None:
+        """Have the worker do something when nothing can be missing unseen of what was sent by now.
+
+        It is given how many forks the kernel had counted by now, and the number of the ACK from just after.
+        """
+        self._acks_wanted = False
+        forks, ack = self._ask_for_acks()
+        self._worker.ask(lambda: action(forks, ack), after=ack)
+
+    def _ask_for_acks(self) -> tuple[int, int]:
+        """Ask each CPU for an ACK, so that its sequence number is known; gives the forks by then, and the last ACK."""
+        forks = self._worker.fork_watch.kernel_forks()
+        with contextlib.suppress(OSError):
+            self._connector.ask_on_every_cpu()
+            forks = self._worker.fork_watch.kernel_forks()
+            return forks, self._connector.ask()
+        return forks, 0
 
     @staticmethod
     def _wake() -> None:
@@ -236,51 +285,52 @@ class Daemon:
         text = f"reload: {_describe(config)}"
         if config.capture.receive_buffer_bytes != self._connector.receive_buffer_wanted:
             text += "; the new receive-buffer takes a restart"
+        if config.capture.accounting != self._accounting:
+            text += "; the new accounting takes a restart"
         self._writer.write(self._worker.builder.own("reload", text, NOTICE))
 
     def _stop(self) -> None:
         self._notify("STOPPING=1", "STATUS=Writing what was received")
+        kernel_forks, _ack = self._ask_for_acks()
         stopped_usec = time.monotonic_ns() // 1000
         self._listener.stop()
         self._directory.write_stopped(self._boot_id, stopped_usec)
         if self._worker.running:
             self._worker.stop()
         self._writer.wait(DRAIN_SECONDS)
-        self._write_statistics("stop")
+        self._write_terms("stop", kernel_forks)
         self._writer.flush()
         self._writer.wait(DRAIN_SECONDS)
         self._writer.close()
         self._users.close()
         self._connector.close()
         self._bell.close()
+        if self._taskstats is not None:
+            self._taskstats.close()
         self._batches.close()
 
-    def _terms(self) -> dict[str, int]:
-        writer = self._writer
-        return self._worker.ledger.terms(
-            received=self._listener.received,
-            logged=writer.written_events,
-            unwritten=writer.unwritten_events,
-        )
+    def _write_statistics(self, kernel_forks: int, ack: int) -> None:
+        self._worker.check_forks(kernel_forks, ack)
+        self._write_terms("statistics", kernel_forks)
 
-    def _write_statistics(self, kind: str) -> None:
+    def _write_terms(self, kind: str, kernel_forks: int) -> None:
         """The ledger, as an entry and for Prometheus. `kind` is statistics or stop."""
-        terms = self._terms()
+        terms = self._worker.terms()
         lost = terms["LOST"] + terms["UNWRITTEN"]
         text = (
             f"{kind}: {terms['RECEIVED']} events received, {terms['LOGGED']} logged, {terms['DROPPED']} dropped by "
             f"rules, {lost} lost; {len(self._worker.table)} processes"
         )
-        fields = {**terms, "PROCESSES": len(self._worker.table), **self._worker.limits()}
+        fields = {**terms, **self._worker.more_terms(kernel_forks)}
         self._writer.write(self._worker.builder.own(kind, text, **fields))
         self._directory.write_metrics(metrics_text(fields))
 
     def _status(self) -> str:
         if self._problem:
             return f"STATUS={self._problem}"
-        terms = self._terms()
-        lost = terms["LOST"] + terms["UNWRITTEN"]
-        return f"STATUS={terms['LOGGED']} entries logged, {terms['DROPPED']} events dropped by rules, {lost} lost"
+        writer, ledger = self._writer, self._worker.ledger
+        lost = ledger.lost + ledger.failed + writer.unwritten_events
+        return f"STATUS={writer.written_events} entries logged, {ledger.dropped} events dropped by rules, {lost} lost"
 
     @staticmethod
     def _notify(*lines: str) -> None:
@@ -308,6 +358,18 @@ def _raise_descriptor_limit() -> None:
     if soft < DESCRIPTORS <= hard:
         with contextlib.suppress(OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+
+
+def _open_taskstats(config: Config) -> tuple[Accounting | None, str]:
+    """What tells of ends, as the configuration asks for; or why there is none. Raises where there must be one."""
+    if config.capture.accounting == "off":
+        return None, "capture.accounting is off"
+    try:
+        return Accounting(config.capture.receive_buffer_bytes), ""
+    except (KernelError, DeniedError) as error:
+        if config.capture.accounting == "on":
+            raise
+        return None, str(error)
 
 
 def _describe(config: Config) -> str:

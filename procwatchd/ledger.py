@@ -5,22 +5,25 @@
     RECEIVED   = MALFORMED + FOREIGN + UNNEEDED + CONSIDERED + PENDING
     CONSIDERED = LOGGED + DROPPED + COUNTED + LIMITED + UNWRITTEN
 
-PRODUCED comes from the kernel's per-CPU sequence numbers, from the first that was seen of each CPU.
+The terms come from different places, so that the equations can fail: PRODUCED from the kernel's sequence numbers, LOST
+from the socket's drop counter and the queue, RECEIVED from what was decoded, the rest from where each event ended.
+Two things the numbers cannot show are produced all the same: what others sent (FOREIGN), and what was dropped after the
+last datagram of its CPU, until the next one of that CPU tells.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from procwatchd.kernel.sequence import Gap, Sequences
 from procwatchd.kernel.wire import RawEvent
-
-_SEQ_MODULUS = 1 << 32
 
 
 @dataclass(slots=True)
 class Ledger:
     """The worker's counts, in datagrams, since the start. One thread changes them."""
 
+    decoded: int = 0
     malformed: int = 0
     odd: int = 0  # of MALFORMED: not of an event's size
     foreign: int = 0
@@ -32,35 +35,39 @@ class Ledger:
     failed: int = 0  # of UNWRITTEN: an error of ours came between
     lost_kernel: int = 0
     lost_queue: int = 0
-    produced: int = 0
-    _last_seq: dict[int, int] = field(default_factory=dict)
+    forks: int = 0  # worked off, of processes and threads
+    _sequences: Sequences = field(default_factory=Sequences)
 
-    def see(self, events: list[RawEvent]) -> None:
-        """Follow the sequence numbers of a batch."""
-        last_seq = self._last_seq
-        for cpu, seq in {event[6]: event[2] for event in events}.items():
-            if cpu in last_seq:
-                self.produced += (seq - last_seq[cpu]) % _SEQ_MODULUS
-            else:
-                first = next(event[2] for event in events if event[6] == cpu)
-                self.produced += (seq - first) % _SEQ_MODULUS + 1
-            last_seq[cpu] = seq
+    def see(self, events: list[RawEvent]) -> list[Gap]:
+        """Take in what was decoded, in order; gives what is missing between."""
+        self.decoded += len(events)
+        return self._sequences.follow(events)
 
-    def terms(self, *, received: int, logged: int, unwritten: int) -> dict[str, int]:
-        """The terms of the three equations. What is neither sorted nor written yet is PENDING."""
+    @property
+    def lost(self) -> int:
+        """What the socket or the queue had no room for."""
+        return self.lost_kernel + self.lost_queue
+
+    @property
+    def unlocated(self) -> int:
+        """Of what was lost, what the sequence numbers do not show yet."""
+        shown = self._sequences.missing - self.malformed - self.odd
+        return max(0, self.lost - shown)
+
+    def terms(self, *, logged: int, unwritten: int, pending: int) -> dict[str, int]:
+        """The terms of the three equations; `pending` is what is neither sorted nor written yet."""
         malformed = self.malformed + self.odd
         unwritten += self.failed
-        considered = logged + self.dropped + self.counted + self.limited + unwritten
         return {
-            "PRODUCED": self.produced,
-            "RECEIVED": received,
+            "PRODUCED": self._sequences.produced + self.foreign + self.unlocated,
+            "RECEIVED": self.decoded + malformed + self.foreign,
             "FILTERED": 0,
-            "LOST": self.lost_kernel + self.lost_queue,
+            "LOST": self.lost,
             "MALFORMED": malformed,
             "FOREIGN": self.foreign,
             "UNNEEDED": self.unneeded,
-            "CONSIDERED": considered,
-            "PENDING": received - malformed - self.foreign - self.unneeded - considered,
+            "CONSIDERED": logged + self.dropped + self.counted + self.limited + unwritten,
+            "PENDING": pending,
             "LOGGED": logged,
             "DROPPED": self.dropped,
             "COUNTED": self.counted,

@@ -9,7 +9,6 @@ Every event ends in one place of the ledger.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import select
 import threading
@@ -18,19 +17,34 @@ import traceback
 from collections.abc import Callable
 
 from procwatchd.config import Config
+from procwatchd.forkwatch import ForkWatch
 from procwatchd.journal.build import EntryBuilder
-from procwatchd.journal.kinds import WARNING
+from procwatchd.journal.kinds import INFO, WARNING
 from procwatchd.journal.writer import Writer
-from procwatchd.kernel import wire
+from procwatchd.kernel import taskstats, wire
 from procwatchd.kernel.bell import Bell
 from procwatchd.kernel.clock import Clock
+from procwatchd.kernel.connector import Connector, may_lower
+from procwatchd.kernel.heartbeat import Blindness
 from procwatchd.kernel.queue import Batch, BatchQueue
 from procwatchd.kernel.wire import RawEvent
 from procwatchd.ledger import Ledger
-from procwatchd.process.enrich import Outcome, hear, is_settled, read_execs, read_ids, sent_by_execs, settle
+from procwatchd.losses import Losses
+from procwatchd.process.ends import WAITING_NS, Ends
+from procwatchd.process.enrich import (
+    Outcome,
+    hear,
+    is_settled,
+    let_go,
+    read_execs,
+    read_ids,
+    sent_by_execs,
+    settle,
+)
 from procwatchd.process.model import Record
 from procwatchd.process.procfs import Reader, Reading, Wants
 from procwatchd.process.records import RecordMaker
+from procwatchd.process.resync import Resync
 from procwatchd.process.table import Table
 from procwatchd.process.users import Users
 from procwatchd.rules.ruleset import RuleSet
@@ -45,9 +59,18 @@ HEARD_LIMIT = 1024
 # While events are brought to their entries, the bell is heard after so many.
 HEAR_EVERY = 16
 
+# Between two looks at who is held by a tracer.
+LOOK_AGAIN_SECONDS = 0.001
+# By then its EXEC is worked off.
+HELD_NS = 100_000_000
+
 # How soon a writer that could not write all tries again; each time later, while it cannot.
 HELD_SECONDS = 0.002
 HELD_MOST_SECONDS = 0.1
+# Between two looks whether a resync can go on.
+RESYNC_SECONDS = 0.05
+# How long an ACK is waited for by what is to be done after it: it may be lost.
+ACK_SECONDS = 5.0
 FAILURES_SHOWN = 100
 
 
@@ -83,6 +106,9 @@ class Worker:
         users: Users,
         *,
         bell: Bell | None = None,
+        connector: Connector | None = None,
+        want_acks: Callable[[], None] = lambda: None,
+        on_danger: Callable[[], None] = lambda: None,
         proc: str = "/proc",
     ) -> None:
         self.running = False
@@ -90,6 +116,8 @@ class Worker:
         self.ledger = Ledger()
         self.table = Table(clock, users)
         self.writer = writer
+        self._connector = connector
+        self._on_danger = on_danger
         self._batches = batches
         self._bell = bell
         self._poller = select.poll()
@@ -100,15 +128,24 @@ class Worker:
         self._users = users
         self._reader = Reader(Wants(), proc=proc)
         self._own_pid = os.getpid()
-        self._records = RecordMaker(self.table, self._own_pid)
-        self._asked: list[Callable[[], None]] = []
+        self._ends = Ends(self.table)
+        self._records = RecordMaker(self.table, self._ends, self._own_pid)
+        self.resync = Resync(self.table, self._ends, self._reader, connector.ask if connector else lambda: 0)
+        self.fork_watch = ForkWatch(self.ledger, self._reader.forks)
+        self.losses = Losses(self.ledger, self.table, self._ends, self.resync, self.own, want_acks)
+        # What is to be done, after which ACK (None: none) or at what time at the latest.
+        self._asked: list[tuple[Callable[[], None], int | None, float]] = []
+        self._acknowledged: int | None = None
+        self._forks_acknowledged = 0
         self._stopping = False
-        self._last_event_ns = 0
+        self._concluded_ns = 0
         self._next_second = 0.0
         self._held_seconds = 0.0
         self._unused_readings = 0
         # What was read before its event came, by tgid and timestamp.
         self._heard: dict[tuple[int, int], Outcome] = {}
+        # Of that, what is looked at again soon, with its process's id.
+        self._held: list[tuple[int, Reading]] = []
         # What waits for the next batch; where the last one begins; until when.
         self._events: list[RawEvent] = []
         self._outcomes: dict[int, Outcome] = {}
@@ -117,7 +154,6 @@ class Worker:
         # Of the events at hand, those that an exec may have sent; and such changes until their image is there.
         self._sent_by_execs: set[RawEvent] = set()
         self._credited: dict[int, list[Record]] = {}
-        self._loss = _Loss()
         self._on_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self.configure(config)
@@ -140,10 +176,33 @@ class Worker:
         self.running = True
         self._thread.start()
 
-    def ask(self, action: Callable[[], None]) -> None:
-        """Have something done on the worker's thread, soon."""
-        self._asked.append(action)
+    def ask(self, action: Callable[[], None], *, after: int | None = None) -> None:
+        """Have something done on the worker's thread, soon: once the ACK `after` is worked off, if one is given.
+
+        An ACK can be lost: it is waited for a few seconds.
+        """
+        self._asked.append((action, after, time.monotonic() + ACK_SECONDS))
         self._batches.wake()
+
+    def own(self, kind: str, text: str, priority: int = INFO, **fields: object) -> None:
+        """Write an entry of the daemon's own. On the worker's thread, or while there is none."""
+        self.writer.write(self.builder.own(kind, text, priority, **fields))
+
+    def notice(self, blindness: Blindness) -> None:
+        """The kernel tells nothing any more, or tells again. From any thread."""
+        self.ask(lambda: self.losses.tell_blindness(blindness, self.fork_watch.untold()), after=blindness.ack)
+
+    def check_forks(self, kernel_forks: int, ack: int) -> None:
+        """Compare the FORKs before an ACK with what the kernel had counted by then."""
+        # Until a resync is done what is missing is known, and looked for. A lost ACK proves nothing.
+        if self.resync.is_due or not self._is_acknowledged(ack):
+            return
+        found = self.fork_watch.check(kernel_forks - self._forks_acknowledged)
+        if found is not None:
+            self.losses.tell_blindness(*found)
+
+    def _is_acknowledged(self, ack: int) -> bool:
+        return self._acknowledged is not None and (self._acknowledged - ack) % (1 << 32) < 1 << 31
 
     def stop(self) -> None:
         """Work off the queue, then end the thread. The listener must have stopped."""
@@ -151,13 +210,29 @@ class Worker:
         self._batches.wake()
         self._thread.join()
 
-    def limits(self) -> dict[str, int]:
-        """What each limit on others' growth has cost so far."""
+    def terms(self) -> dict[str, int]:
+        """The ledger as it is. On the worker's thread, or while there is none."""
+        held = len(self._events) + sum(map(len, self._credited.values())) + self.writer.held_events
+        return self.ledger.terms(
+            logged=self.writer.written_events, unwritten=self.writer.unwritten_events, pending=held
+        )
+
+    def more_terms(self, kernel_forks: int) -> dict[str, int]:
+        """What stands beside the ledger: other counts, other losses, and what each limit on others' growth has cost.
+
+        FORKS are those before the last ACK; `kernel_forks` is what the kernel had counted by then.
+        """
         return {
+            "PROCESSES": len(self.table),
+            "QUEUED": self._batches.waiting_events,
+            "FORKS": self._forks_acknowledged,
+            "FORKS_KERNEL": kernel_forks,
+            "ACCOUNTING_LOST": self.losses.records,
             "ARGV_CUT": self.table.argv_cut + self._reader.truncated_argv,
             "ANCESTORS_CUT": self.table.chains_cut,
             "HASHES_SKIPPED": self._records.hasher.too_big,
             "READINGS_UNUSED": self._unused_readings,
+            "RECORDS_UNUSED": self._ends.records.given_up,
             "NAMES_REFUSED": self._users.refused,
             "FAILURES": self.ledger.failed,
         }
@@ -174,6 +249,8 @@ class Worker:
         """Hear, take in, conclude, write; False when it is time to end."""
         ready = {fileno for fileno, _events in self._poller.poll(self._patience() * 1000)}
         arrived = self._batches.fileno() in ready
+        if self._held:
+            self._look_again()
         if not arrived and not self._stopping and self._bell is not None and self._bell.fileno() in ready:
             self._hear(self._bell, 1)
             return True
@@ -188,25 +265,40 @@ class Worker:
         if now >= self._next_second:
             self._next_second = now + 1.0
             self._once_a_second()
-        while self._asked:
-            self._asked.pop(0)()
-        self._held_seconds = (
-            0.0 if self.writer.wait(0) else min(2 * self._held_seconds or HELD_SECONDS, HELD_MOST_SECONDS)
-        )
+        self._do_asked(now)
+        self._step_resync()
+        self._write_held()
         if not self._stopping:
             return not self.writer.broken
         if not self._batches.is_empty:
             return True
         self.conclude()
-        self._report_loss()
+        self._do_asked(now + ACK_SECONDS)
+        self.losses.tell(self.writer.take_loss(), self._clock.realtime_offset_ns, at_once=True)
         self.writer.flush()
         return False
+
+    def _write_held(self) -> None:
+        """Write of what is held as much as is taken; the longer nothing is, the later it is tried again."""
+        before = self.writer.held_events
+        if self.writer.wait(0):
+            self._held_seconds = 0.0
+        elif self.writer.held_events < before:
+            self._held_seconds = HELD_SECONDS
+        else:
+            self._held_seconds = min(2 * self._held_seconds or HELD_SECONDS, HELD_MOST_SECONDS)
 
     def _patience(self) -> float:
         """How long there is nothing to do but to wait for events."""
         if self._stopping:
             return 0.0
         patience = self._held_seconds or IDLE_SECONDS
+        if self._held:
+            patience = min(patience, LOOK_AGAIN_SECONDS)
+        if self.resync.is_running:
+            patience = min(patience, RESYNC_SECONDS if self.resync.is_waiting else 0.0)
+        if self._asked:
+            patience = min(patience, max(0.0, min(self._asked, key=_deadline)[2] - time.monotonic()))
         return min(patience, max(0.0, self._due - time.monotonic())) if self._events else patience
 
     def _hear(self, bell: Bell, most: int) -> None:
@@ -216,18 +308,52 @@ class Worker:
             if event is None:
                 return
             if event[9] != self._own_pid:
-                self._heard[event[9], event[7]] = hear(event, self._reader)
+                self._heard[event[9], event[7]] = outcome = hear(event, self._reader)
+                if isinstance(outcome, Reading) and outcome.is_held:
+                    self._held.append((event[9], outcome))
         while len(self._heard) > HEARD_LIMIT:
             # Their events were lost, or wait far behind.
             self._unused_readings += 1
             _close(self._heard.pop(next(iter(self._heard))))
 
+    def _look_again(self) -> None:
+        """See who is held no more, of those whose EXECs are still at hand."""
+        since_ns = time.monotonic_ns() - HELD_NS
+        self._held = [
+            (pid, reading)
+            for pid, reading in self._held
+            if reading.begun_ns > since_ns and not let_go(pid, reading, self._reader)
+        ]
+
     def _once_a_second(self) -> None:
         self._clock.refresh()
-        self._report_loss()
+        if not self.resync.is_due:
+            self._ends.records.give_up(time.monotonic_ns() - WAITING_NS)
+        self.losses.tell(self.writer.take_loss(), self._clock.realtime_offset_ns)
+
+    def _do_asked(self, now: float) -> None:
+        """Do what was asked for, as far as its ACK is there or was waited for."""
+        for _ in range(len(self._asked)):
+            action, after, deadline = self._asked.pop(0)
+            if after is None or now >= deadline or self._is_acknowledged(after):
+                action()
+            else:
+                self._asked.append((action, after, deadline))
+
+    def _step_resync(self) -> None:
+        found = self.resync.step(self._concluded_ns)
+        if found is None:
+            self.losses.tell(self.writer.take_loss(), self._clock.realtime_offset_ns, at_once=True)
+            self.losses.tell_resync(self.resync.summary)
+            self.fork_watch.untold()
+        for one in found or ():
+            record = self._records.found(one, self.resync.begun_ns)
+            if record is not None:
+                self._decide(record)
 
     def take_in(self, batches: list[Batch]) -> None:
         """Decode and count, and read what the bell did not tell. On the worker's thread, or while there is none."""
+        self._clock.refresh()
         if self._bell is not None:
             # It rang for all EXECs that are in the batches: the socket that is bound last is served first.
             self._hear(self._bell, HEARD_LIMIT)
@@ -249,10 +375,12 @@ class Worker:
         ledger.malformed += malformed
         ledger.odd = last.odd
         ledger.foreign = last.foreign
-        ledger.see(events)
-        self._note_loss(last, events)
-        if events:
-            self._last_event_ns = events[-1][7]
+        self.losses.note(last, ledger.see(events))
+        for batch in batches:
+            if batch.records:
+                records, malformed = taskstats.decode(batch.records)
+                self._ends.records.add(records, batch.received_ns)
+                self._ends.records.given_up += malformed
 
     def conclude(self) -> None:
         """Bring all that was taken in to its entries. On the worker's thread, or while there is none."""
@@ -263,21 +391,28 @@ class Worker:
         events, outcomes = self._events, self._outcomes
         self._events, self._outcomes, self._last_first = events[count:], {}, 0
         if outcomes:
-            settle(events, outcomes)
+            settle(events, outcomes, count)
             self._outcomes = {n - count: outcome for n, outcome in outcomes.items() if n >= count}
         self._sent_by_execs = sent_by_execs(events)
+        self._records.look_ahead(events)
         for n, event in enumerate(events[:count]):
             if self._bell is not None and not n % HEAR_EVERY:
                 self._hear(self._bell, HEARD_LIMIT)
             self._handle_event(event, outcomes.get(n))
+        if count:
+            self._concluded_ns = events[count - 1][7]
 
     def _handle_event(self, event: RawEvent, reading: Outcome | None) -> None:
         """The table, the rules, the entry, for one event. An error of ours costs this event, and says so."""
+        if event[5] == wire.FORK:
+            self.ledger.forks += 1
         try:
             record = self._records.make(event, reading)
             if record is None:
                 self.ledger.unneeded += 1
                 self.ledger.unknown += event[5] not in wire.KNOWN
+                if event[5] == wire.NONE:
+                    self._note_ack(event[3], event[8])
             elif self._sent_by_execs and event in self._sent_by_execs and _keeps_real_id(record):
                 # A setuid program's: the change is the new image's.
                 self._credited.setdefault(event[9], []).append(record)
@@ -292,11 +427,23 @@ class Worker:
         if event[5] == wire.EXEC and self._credited:
             self._decide_credited(event)
 
+    def _note_ack(self, number: int, error: int) -> None:
+        if self._connector is None or not self._connector.is_ours(number):
+            self.losses.note_strange_ack()
+            if may_lower(error):
+                self._on_danger()
+        else:
+            if self._acknowledged is None:
+                # That of the subscription. What came before came by others'.
+                self.ledger.forks = 0
+            self._acknowledged = number
+            self._forks_acknowledged = self.ledger.forks
+
     def _decide(self, record: Record) -> None:
         decision = self._rules.decide(record)
         if decision.action == "log":
             self.writer.write(self.builder.build(record, decision))
-        else:
+        elif not record.found:
             self.ledger.dropped += 1
 
     def _decide_credited(self, event: RawEvent) -> None:
@@ -314,59 +461,11 @@ class Worker:
             text = (
                 f"internal error at event {wire.Event(*event)}, going on without it: {traceback.format_exc()}"
             )
-            self.writer.write(self.builder.own("loss", text, WARNING, count=1, lost_where="worker"))
+            self.own("loss", text, WARNING, count=1, lost_where="worker")
 
-    def _note_loss(self, batch: Batch, events: list[RawEvent]) -> None:
-        """Take the losses that a batch tells of into the account; the entry comes once a second at most."""
-        ledger, loss = self.ledger, self._loss
-        new_kernel = (batch.kernel_drops - ledger.lost_kernel) & 0xFFFFFFFF
-        new_queue = batch.queue_lost - ledger.lost_queue
-        if not new_kernel and not new_queue:
-            return
-        ledger.lost_kernel += new_kernel
-        ledger.lost_queue += new_queue
-        until_ns = events[-1][7] if events else self._clock.now()[0]
-        self.table.lost(until_ns)
-        loss.kernel += new_kernel
-        loss.queue += new_queue
-        loss.since_ns = loss.since_ns or self._last_event_ns or until_ns
-        loss.until_ns = until_ns
 
-    def _report_loss(self) -> None:
-        """Write an entry on what was lost since the last one."""
-        loss = self._loss
-        for where, count, why in (
-            ("kernel", loss.kernel, "the kernel's socket buffer was full"),
-            ("queue", loss.queue, "the worker's queue was full"),
-        ):
-            if count:
-                text = f"loss: {count} events, {why}; processes may be missing from the record"
-                self._write_loss(text, where, count, loss.since_ns // 1000, loss.until_ns // 1000)
-        self._loss = _Loss()
-        unwritten = self.writer.take_loss()
-        if unwritten is not None:
-            # The writer knows when the entries' events were by the wall clock.
-            offset_usec = self._clock.realtime_offset_ns // 1000
-            self._write_loss(
-                f"loss: {unwritten.entries} entries, they were not taken in time and the hold was full",
-                "journal",
-                unwritten.entries,
-                unwritten.since_usec - offset_usec,
-                unwritten.until_usec - offset_usec,
-            )
-
-    def _write_loss(self, text: str, where: str, count: int, since_usec: int, until_usec: int) -> None:
-        self.writer.write(
-            self.builder.own(
-                "loss",
-                text,
-                WARNING,
-                count=count,
-                since_usec=since_usec,
-                until_usec=until_usec,
-                lost_where=where,
-            )
-        )
+def _deadline(asked: tuple[Callable[[], None], int | None, float]) -> float:
+    return asked[2]
 
 
 def _keeps_real_id(record: Record) -> bool:
@@ -381,13 +480,3 @@ def _keeps_real_id(record: Record) -> bool:
 def _close(outcome: Outcome) -> None:
     if isinstance(outcome, Reading) and outcome.executable_fd is not None:
         os.close(outcome.executable_fd)
-
-
-@dataclasses.dataclass(slots=True)
-class _Loss:
-    """Events lost and not yet told of, and between which kernel times."""
-
-    kernel: int = 0
-    queue: int = 0
-    since_ns: int = 0
-    until_ns: int = 0

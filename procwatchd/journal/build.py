@@ -15,11 +15,17 @@ from procwatchd.process.model import Image, Process, Record
 from procwatchd.rules.ruleset import Decision
 
 # Left out by `log.fields: standard`, beside what equals its neighbour.
-NOT_STANDARD = frozenset({"LAG_USEC", "AUDIT_SESSION", "SID", "EGID", "ARGV_BYTES"})
+NOT_STANDARD = frozenset(
+    {"LAG_USEC", "AUDIT_SESSION", "SID", "EGID", "IO_READ_BYTES", "IO_WRITE_BYTES", "ARGV_BYTES"}
+)
 
 _ONLY_IN = {
-    "exec": {"LAG_USEC", "SHA256"},
-    "exit": {"EXIT_CODE", "EXIT_SIGNAL", "CORE_DUMPED", "EXIT_SOURCE", "DURATION_USEC"},
+    "fork": {"RESYNC"},
+    "exec": {"LAG_USEC", "SHA256", "RESYNC"},
+    "exit": {
+        *("EXIT_CODE", "EXIT_SIGNAL", "CORE_DUMPED", "EXIT_SOURCE", "RESYNC"),
+        *("DURATION_USEC", "CPU_USEC", "MEMORY_PEAK", "IO_READ_BYTES", "IO_WRITE_BYTES"),
+    },
     "uid": {"OLD_UID", "OLD_EUID"},
     "gid": {"OLD_GID", "OLD_EGID"},
     "comm": {"OLD_COMM"},
@@ -101,7 +107,7 @@ class EntryBuilder:
             fields[PREFIX + "TAGS"] = " ".join(decision.tags)
         for name, text in decision.fields:
             fields[PREFIX + name] = text
-        return Entry(fields, self._clock.realtime_usec(record.monotonic_ns), 1)
+        return Entry(fields, self._clock.realtime_usec(record.monotonic_ns), 0 if record.found else 1)
 
     def _of_process(self, process: Process) -> dict[str, FieldValue]:
         """The fields of a process, kept for a while: most processes end soon after their exec, as the same."""

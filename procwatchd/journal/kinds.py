@@ -17,10 +17,13 @@ MESSAGE_IDS = {
     "stop": "6b16d4768e3e44b7978f23ffd2d72c82",
     "reload": "73d7ee3521fc462a9346531587149642",
     "loss": "f1f60c1e11c247138541631ce0647c19",
+    "blind": "3f7c258b5f904b5494c12a2d0d9d50ab",
+    "resync": "897221eaf79943d6b734cd2325b45680",
+    "listener": "5d0cba2bf6744f35b7a7b1d0b6b0f3a1",
     "statistics": "22c0f33070ae4074a56cf09c74f1837c",
 }
 
 PREFIX = "PROCWATCH_"
 
 # Levels, as numbered by syslog(3).
-WARNING, NOTICE, INFO = 4, 5, 6
+WARNING, NOTICE, INFO, DEBUG = 4, 5, 6, 7

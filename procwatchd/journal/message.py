@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from procwatchd.journal.quote import printable
-from procwatchd.process.fields import exit_code, exit_signal
+from procwatchd.process.fields import FIELDS, exit_code, exit_signal
 from procwatchd.process.model import Process, Record
 
 Show = Callable[[Process], str | None]
@@ -60,9 +60,9 @@ def _origin(process: Process) -> str:
 
 def _what_exec(record: Record, show_command: Show) -> str:
     command = show_command(record.process)
-    if command is not None:
-        return command
-    return _UNREAD[record.identity]
+    if command is None:
+        return _UNREAD[record.identity]
+    return f"found running after a loss: {command}" if record.found else command
 
 
 _UNREAD = {
@@ -80,11 +80,15 @@ def _what_exit(record: Record, show_command: Show) -> str:
         end = f"killed by {signal}"
         if status is not None and status & 0x80:
             end += ", core dumped"
+    elif status is None:
+        end = "nobody knows how"
     else:
         end = f"code {exit_code(status)}"
-    forked_ns = record.process.forked_ns
-    if forked_ns is not None:
-        end += f" after {duration(record.monotonic_ns - forked_ns)}"
+    usec = FIELDS["DURATION_USEC"].of_record(record)
+    if isinstance(usec, int):
+        end += f" after {duration(1000 * usec)}"
+    if record.found:
+        end += ", found after a loss"
     return end + _command(record, show_command)
 
 
@@ -116,7 +120,9 @@ def _command(record: Record, show_command: Show) -> str:
 
 
 def _what_fork(record: Record, show_command: Show) -> str:
-    return "new thread" if record.tid is not None else "new process" + _command(record, show_command)
+    if record.tid is not None:
+        return "new thread"
+    return ("found running after a loss" if record.found else "new process") + _command(record, show_command)
 
 
 def _ids(record: Record, name: str) -> str:

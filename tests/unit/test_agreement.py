@@ -43,12 +43,12 @@ def catalog_texts() -> dict[str, str]:
 
 def own_fields() -> Iterator[str]:
     """The names of the fields of the daemon's own entries, as its source gives them to `own`."""
-    yield from Ledger().terms(received=0, logged=0, unwritten=0)
-    for module in ("daemon.py", "worker.py"):
+    yield from Ledger().terms(logged=0, unwritten=0, pending=0)
+    for module in ("daemon.py", "worker.py", "losses.py"):
         for node in ast.walk(ast.parse((PACKAGE / module).read_bytes())):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "own":
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("own", "_own"):
                 yield from (keyword.arg.upper() for keyword in node.keywords if keyword.arg is not None)
-            if isinstance(node, ast.FunctionDef) and node.name in ("limits", "_write_statistics"):
+            if isinstance(node, ast.FunctionDef) and node.name in ("more_terms", "_write_terms"):
                 yield from keys_of_dicts(node)
 
 
@@ -142,7 +142,7 @@ def test_errors_draw_what_there_is() -> None:
 
 
 def test_the_manual_has_the_terms_of_the_ledger() -> None:
-    terms = Ledger().terms(received=0, logged=0, unwritten=0)
+    terms = Ledger().terms(logged=0, unwritten=0, pending=0)
     heads = re.findall(r"^\.It (.*)$", section(DAEMON_PAGE, "LEDGER"), re.MULTILINE)
     # What was received needs no words beyond its equation.
     assert {term for head in heads for term in re.findall(r"[A-Z]+", head)} == {*terms} - {

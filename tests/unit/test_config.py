@@ -115,6 +115,11 @@ rules:
     assert config.rules.decide(exiting(b"/bin/b")).action == "drop"
 
 
+@pytest.mark.parametrize("word", ["auto", "on", "off"])
+def test_accounting(file: Path, word: str) -> None:
+    assert loaded(file, f"capture: {{accounting: {word}}}").capture.accounting == word
+
+
 @pytest.mark.parametrize(
     ("word", "number"), [("emerg", 0), ("0", 0), ("error", 3), ("err", 3), ("warn", 4), ("info", 6), ("7", 7)]
 )
@@ -137,7 +142,7 @@ def test_priorities(word: str, number: int) -> None:
         ("capture: {receive-buffer: -1}", "is no size"),
         ("capture: {receive-buffer: [1M]}", "must be a single value, not a list"),
         ("capture: {arguments: recorder}", "'recorder' is not supported yet"),
-        ("capture: {accounting: on}", "'on' is not supported yet"),
+        ("capture: {accounting: taskstats}", "accounting: 'taskstats' is none of: auto, on, off"),
         ("capture: {hash: md5}", "none of: off, sha256"),
         ("capture: {environment: [A=B]}", r"environment\[1\]: 'A=B' is not the name"),
         (

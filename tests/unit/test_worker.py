@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from procwatchd.config import Config, load_config
 from procwatchd.journal.entry import Entry
 from procwatchd.journal.message import duration
 from procwatchd.journal.writer import Loss
-from procwatchd.kernel import wire
+from procwatchd.kernel import taskstats, wire
 from procwatchd.kernel.clock import NS_PER_TICK, Clock
 from procwatchd.kernel.queue import Batch, BatchQueue
+from procwatchd.kernel.taskstats import TaskEnd
+from procwatchd.process import resync as resync_module
 from procwatchd.process.users import Users
 from procwatchd.worker import Worker
 from tests.unit.fakeproc import FakeProc
+from tests.unit.test_clock import SECOND, FakeTime
+from tests.unit.test_ends import record
 
 FORK, EXEC, EXIT, UID, GID = wire.FORK, wire.EXEC, wire.EXIT, wire.UID, wire.GID
 SID, PTRACE, COMM, COREDUMP = wire.SID, wire.PTRACE, wire.COMM, wire.COREDUMP
@@ -58,7 +63,7 @@ class StillClock(Clock):
     """Nothing was ever suspended, and the wall clock began with the machine."""
 
     def refresh(self) -> None:
-        self.boottime_offset_ns = self.realtime_offset_ns = 0
+        self.realtime_offset_ns = 0
 
 
 class World:
@@ -85,14 +90,24 @@ class World:
         path.write_text(yaml)
         return load_config(str(path))
 
-    def send(self, *events: tuple[int, ...], tick: int = 100, **totals: int) -> list[dict[str, Any]]:
-        """Events as (what, ids…), one batch; gives the new entries' fields."""
+    def send(
+        self,
+        *events: tuple[int, ...],
+        tick: int = 100,
+        records: Iterable[TaskEnd] = (),
+        kernel_drops: int = 0,
+        queue_lost: int = 0,
+    ) -> list[dict[str, Any]]:
+        """Events as (what, ids…), one batch, with these records and totals; gives the new entries' fields."""
         before = len(self.writer.entries)
         datagrams = b"".join(
             wire.encode_event(what, *ids, timestamp_ns=tick * NS_PER_TICK + 5000, seq=next(self.seq))
             for what, *ids in events
         )
-        self.worker.take_in([Batch(datagrams, **totals)])
+        messages = b"".join(map(taskstats.encode, records))
+        self.worker.take_in(
+            [Batch(datagrams, kernel_drops=kernel_drops, queue_lost=queue_lost, records=messages)]
+        )
         self.worker.conclude()
         return [entry.fields for entry in self.writer.entries[before:]]
 
@@ -246,8 +261,8 @@ def test_a_setuid_programs_ids_are_its_own(world: World) -> None:
     # Who sets its own ids and then runs another program has set its own.
     changed = world.send((UID, 42, 42, 5, 5), (EXEC, 42, 42))
     assert [entry["PROCWATCH_EVENT"] for entry in changed] == ["uid", "exec"]
-    ledger = world.worker.ledger.terms(received=9, logged=world.writer.written_events, unwritten=0)
-    assert ledger["PENDING"] == 0
+    terms = world.worker.terms()
+    assert (terms["RECEIVED"], terms["LOGGED"], terms["UNNEEDED"], terms["PENDING"]) == (9, 8, 1, 0)
 
 
 def test_what_cannot_be_read_is_absent_and_said(world: World) -> None:
@@ -298,6 +313,18 @@ def test_threads_are_events_only_when_asked_for(world: World) -> None:
         ("exit", "42"),
         ("exit", None),
     ]
+
+
+def test_what_a_process_took(world: World) -> None:
+    world.start("log: {fields: all}")
+    world.proc.add(42, **RSYNC)  # type: ignore[arg-type]
+    world.send((FORK, 1, 1, 42, 42), (EXEC, 42, 42))
+    taken = record(42, 3 << 8, comm=b"rsync", uid=1000, gid=1000, cpu_ns=1_500_000)
+    (ended,) = world.send((EXIT, 42, 42, 3 << 8, 17, 1, 1), records=[taken])
+    assert ended["MESSAGE"].startswith("exit rsync[42] ann: code 3 after 20us: rsync")
+    names = ("EXIT_CODE", "EXIT_SOURCE", "DURATION_USEC", "CPU_USEC", "MEMORY_PEAK", "IO_READ_BYTES")
+    assert [ended[f"PROCWATCH_{name}"] for name in names] == ["3", "taskstats", "20", "1500", "4096", "100"]
+    assert ended["PROCWATCH_IO_WRITE_BYTES"] == "1000"
 
 
 def test_our_own_process_is_no_event(world: World) -> None:
@@ -352,17 +379,19 @@ def test_an_error_of_ours_costs_one_event(world: World, monkeypatch: pytest.Monk
     assert [entry["PROCWATCH_EVENT"] for entry in entries] == ["exit", "loss", "exit"]
     assert "a bug" in entries[1]["MESSAGE"]
     assert entries[1]["PROCWATCH_LOST_WHERE"] == "worker"
-    terms = world.worker.ledger.terms(received=3, logged=world.writer.written_events, unwritten=0)
-    assert (terms["LOGGED"], terms["UNWRITTEN"], terms["PENDING"]) == (2, 1, 0)
+    terms = world.worker.terms()
+    assert (terms["RECEIVED"], terms["LOGGED"], terms["UNWRITTEN"], terms["PENDING"]) == (3, 2, 1, 0)
 
 
 def test_losses_are_told_once_with_their_span(world: World) -> None:
-    world.send((EXIT, 40, 40, 0), tick=100, kernel_drops=0)
+    world.send((EXIT, 40, 40, 0), tick=100)
+    world.seq = itertools.count(1 + 5)
     world.send((EXIT, 41, 41, 0), tick=200, kernel_drops=5)
+    world.seq = itertools.count(2 + 5 + 11)
     world.send((EXIT, 42, 42, 0), tick=300, kernel_drops=12, queue_lost=4)
     world.writer.loss = Loss(3, 3, 7_000_000, 8_000_000)
-    world.worker._report_loss()
-    world.worker._report_loss()
+    world.worker._once_a_second()
+    world.worker._once_a_second()
     losses = [entry.fields for entry in world.writer.entries if entry.fields["PROCWATCH_EVENT"] == "loss"]
     told = [
         tuple(loss[f"PROCWATCH_{name}"] for name in ("LOST_WHERE", "COUNT", "SINCE_USEC", "UNTIL_USEC"))
@@ -375,6 +404,39 @@ def test_losses_are_told_once_with_their_span(world: World) -> None:
     ]
     assert {loss["PRIORITY"] for loss in losses} == {"4"}
     assert (world.worker.ledger.lost_kernel, world.worker.ledger.lost_queue) == (12, 4)
+
+
+def test_what_a_resync_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    time = FakeTime(10 * SECOND)
+    monkeypatch.setattr(resync_module, "time", time)
+    world.proc.add(42, **RSYNC)  # type: ignore[arg-type]
+    world.start("{}")
+    world.proc.remove(42)
+    world.proc.add(43, **RSYNC, ppid=1)  # type: ignore[arg-type]
+    world.worker.resync.request(2000, 5000)
+    world.worker._step_resync()
+    assert world.worker.resync.is_running
+    for _ in range(20):
+        if world.worker.resync.is_waiting:
+            # Any event shows that those before it were worked off.
+            time.now_ns += resync_module.SETTLE_NS
+            world.send((FORK, 1, 1, 50, 50), (EXIT, 50, 50, 0), tick=time.now_ns // NS_PER_TICK)
+        world.worker._step_resync()
+    assert not world.worker.resync.is_running
+    ended, appeared, told = [e.fields for e in world.writer.entries if e.events == 0]
+    assert (ended["PROCWATCH_EVENT"], ended["PROCWATCH_PID"], ended["PROCWATCH_RESYNC"]) == (
+        "exit",
+        "42",
+        "1",
+    )
+    assert not {"PROCWATCH_EXIT_CODE", "PROCWATCH_EXIT_SIGNAL", "PROCWATCH_DURATION_USEC"} & set(ended)
+    assert ended["PROCWATCH_CMDLINE"] == "rsync -a '/my files'"
+    assert (appeared["PROCWATCH_EVENT"], appeared["PROCWATCH_PID"]) == ("exec", "43")
+    assert (appeared["PROCWATCH_RESYNC"], appeared["PROCWATCH_SOURCE"]) == ("1", "proc")
+    names = ("EVENT", "COUNT", "APPEARED", "VANISHED", "EXECED", "SINCE_USEC", "UNTIL_USEC")
+    assert [told[f"PROCWATCH_{name}"] for name in names] == ["resync", "2", "1", "1", "0", "2", "5"]
+    terms = world.worker.terms()
+    assert terms["RECEIVED"] == terms["LOGGED"] + terms["UNNEEDED"]
 
 
 def test_unknown_types_are_unneeded(world: World) -> None:

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: MIT
+"""What we could not see, and how that is told.
+
+Every loss is noted when it is known, told once a second at most with how much, when and of which CPUs, and followed by
+a resync. The drop counters say how many at once; between which events, and of which CPUs, is shown by the sequence
+numbers of what comes after.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from procwatchd.journal.kinds import DEBUG, NOTICE, WARNING
+from procwatchd.journal.message import duration
+from procwatchd.journal.writer import Loss
+from procwatchd.kernel.cpus import format_cpus
+from procwatchd.kernel.heartbeat import Blindness
+from procwatchd.kernel.queue import Batch
+from procwatchd.kernel.sequence import Gap
+from procwatchd.ledger import Ledger
+from procwatchd.process.ends import Ends
+from procwatchd.process.resync import Resync, Summary
+from procwatchd.process.table import Table
+
+# How long the numbers may take to show where a loss was.
+LOCATE_SECONDS = 2.0
+
+
+class Own(Protocol):
+    """Writes an entry of the daemon's own."""
+
+    def __call__(self, kind: str, text: str, priority: int, **fields: object) -> None:
+        """Its kind, its text, and its fields by their names in lower case."""
+
+
+@dataclass(slots=True)
+class _Lost:
+    """Events or records lost and not yet told of, and between which kernel times."""
+
+    kernel: int = 0
+    queue: int = 0
+    records: int = 0
+    since_ns: int = 0
+    until_ns: int = 0
+    noted_since_ns: int = 0
+    noted_until_ns: int = 0
+    cpus: set[int] = field(default_factory=set)
+    told_at: float = 0.0
+
+    def noted(self, since_ns: int, until_ns: int) -> None:
+        """It was noted between these times; where it is not located, that is all there is to say."""
+        self.noted_since_ns = self.noted_since_ns or since_ns
+        self.noted_until_ns = until_ns
+
+    def span(self, since_ns: int, until_ns: int) -> None:
+        """It was between these times, too."""
+        self.since_ns = min(self.since_ns or since_ns, since_ns)
+        self.until_ns = max(self.until_ns, until_ns)
+
+
+class Losses:
+    """Keeps account of losses and blindness. One thread uses it.
+
+    `records` is how many records of ended tasks were lost in all. `want_acks` asks for an ACK of each CPU, which shows
+    where a loss was; it does not wait.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        table: Table,
+        ends: Ends,
+        resync: Resync,
+        own: Own,
+        want_acks: Callable[[], None],
+    ) -> None:
+        self.records = 0
+        self._ledger = ledger
+        self._table = table
+        self._ends = ends
+        self._resync = resync
+        self._own = own
+        self._want_acks = want_acks
+        self._lost = _Lost()
+        self._last_batch_ns = time.monotonic_ns()
+        self._strange_acks = 0
+
+    def note(self, batch: Batch, gaps: list[Gap]) -> None:
+        """Take what a batch tells of losses into the account."""
+        ledger, lost = self._ledger, self._lost
+        now_ns = batch.received_ns
+        new_kernel = (batch.kernel_drops - ledger.lost_kernel) & 0xFFFFFFFF
+        new_queue = batch.queue_lost - ledger.lost_queue
+        if new_kernel or new_queue:
+            ledger.lost_kernel += new_kernel
+            ledger.lost_queue += new_queue
+            lost.kernel += new_kernel
+            lost.queue += new_queue
+            lost.told_at = lost.told_at or time.monotonic() + LOCATE_SECONDS
+            lost.noted(self._last_batch_ns, now_ns)
+            self._table.lost(now_ns)
+            self._resync.request(self._last_batch_ns, now_ns)
+            self._want_acks()
+        for gap in gaps:
+            lost.cpus.add(gap.cpu)
+            lost.span(gap.since_ns, gap.until_ns)
+        if gaps:
+            self._table.lost(max(gap.until_ns for gap in gaps))
+            self._resync.request(lost.since_ns, lost.until_ns)
+        if batch.records_lost > self.records:
+            lost.records += batch.records_lost - self.records
+            lost.noted(self._last_batch_ns, now_ns)
+            self.records = batch.records_lost
+            self._ends.lost(now_ns)
+        self._last_batch_ns = now_ns
+
+    def note_strange_ack(self) -> None:
+        """The kernel answered somebody else."""
+        self._strange_acks += 1
+
+    def tell(self, unwritten: Loss | None, realtime_offset_ns: int, *, at_once: bool = False) -> None:
+        """Write entries on what was lost since the last time; `unwritten` is what the writer gave up."""
+        lost = self._lost
+        if not self._ledger.unlocated or time.monotonic() >= lost.told_at or at_once:
+            self._tell_lost(lost)
+            self._lost = _Lost()
+        if unwritten is not None:
+            # The writer knows when the entries' events were by the wall clock.
+            offset_usec = realtime_offset_ns // 1000
+            self._write(
+                f"{unwritten.entries} entries, they were not taken in time and the hold was full",
+                "journal",
+                unwritten.entries,
+                unwritten.since_usec - offset_usec,
+                unwritten.until_usec - offset_usec,
+            )
+        if self._strange_acks:
+            text = (
+                f"listener: other programs subscribed to process events, or left, {self._strange_acks} times"
+            )
+            self._own("listener", text, DEBUG, count=self._strange_acks)
+            self._strange_acks = 0
+
+    def _tell_lost(self, lost: _Lost) -> None:
+        since_usec = (lost.since_ns or lost.noted_since_ns) // 1000
+        until_usec = (lost.until_ns or lost.noted_until_ns) // 1000
+        cpus = format_cpus(lost.cpus) or None
+        where = f" of CPU {cpus}" if cpus else ""
+        for name, count, why in (
+            ("kernel", lost.kernel, "the kernel's socket buffer was full"),
+            ("queue", lost.queue, "the worker's queue was full"),
+        ):
+            if count:
+                text = f"{count} events{where}, {why}; a resync follows"
+                self._write(text, name, count, since_usec, until_usec, cpus)
+        if lost.records:
+            text = f"{lost.records} records of ended tasks; their exits say less"
+            noted = (lost.noted_since_ns // 1000, lost.noted_until_ns // 1000)
+            self._write(text, "accounting", lost.records, *noted)
+
+    def _write(
+        self, text: str, where: str, count: int, since_usec: int, until_usec: int, cpus: str | None = None
+    ) -> None:
+        self._own(
+            "loss",
+            f"loss: {text}",
+            WARNING,
+            count=count,
+            since_usec=since_usec,
+            until_usec=until_usec,
+            lost_where=where,
+            cpus=cpus,
+        )
+
+    def tell_blindness(self, blindness: Blindness, missed_forks: int) -> None:
+        """Write an entry on a blindness that began, or ended; that many forks were missed by its end."""
+        since_usec = blindness.since_ns // 1000
+        if blindness.until_ns is None:
+            text = "blind: the kernel tells of no events any more, another program has broken its count of listeners"
+            self._own("blind", f"{text}; trying to be heard again", WARNING, since_usec=since_usec)
+            return
+        span = duration(blindness.until_ns - blindness.since_ns)
+        self._own(
+            "blind",
+            f"blind: it is over, after {span} in which about {missed_forks} forks were not told; a resync follows",
+            WARNING,
+            count=missed_forks,
+            since_usec=since_usec,
+            until_usec=blindness.until_ns // 1000,
+        )
+        self._table.lost(blindness.until_ns)
+        self._resync.request(blindness.since_ns, blindness.until_ns)
+
+    def tell_resync(self, summary: Summary) -> None:
+        """Write an entry on what a resync found."""
+        text = (
+            f"resync: the table is right again; unseen {summary.appeared} processes had begun, {summary.vanished} had "
+            f"ended, {summary.execed} were another program"
+        )
+        count = summary.appeared + summary.vanished + summary.execed
+        self._own(
+            "resync",
+            text,
+            NOTICE if not count else WARNING,
+            count=count,
+            appeared=summary.appeared,
+            vanished=summary.vanished,
+            execed=summary.execed,
+            since_usec=summary.since_ns // 1000,
+            until_usec=summary.until_ns // 1000,
+        )
