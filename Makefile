@@ -19,9 +19,9 @@ venv = .venv
 need = packaging/need
 
 run_packages = python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev
-test_packages = $(run_packages) systemd procps
+test_packages = $(run_packages) systemd procps strace
 lint_packages = $(run_packages) systemd shellcheck mandoc
-bench_packages = $(run_packages) forkstat
+bench_packages = $(run_packages) extrace forkstat
 
 unit = packaging/procwatchd.service
 # Tenths of what systemd-analyze prints.

@@ -20,6 +20,12 @@
  *   in-thread          a thread goes on with the steps, the leader sleeps
  *   leader-ends        a thread goes on with the steps, the leader ends
  *   trace              attach to a child, detach from it, end it
+ *   leader-exits N     the same, the leader ends with the code N, alone
+ *   ignore-children    let the kernel reap them
+ *   renames N          take a new name N times
+ *   burn N             use N ms of CPU
+ *   touch N            use N MiB of memory
+ *   write N            write N MiB to the file `written`
  *   exec PROGRAM ARG…  become another program
  *   exec-bare PROGRAM  the same, without any argument, not even a name
  */
@@ -28,13 +34,16 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static void check(int result, const char *step) {
@@ -58,6 +67,39 @@ static void set_loginuid(const char *uid) {
     int fd = open("/proc/self/loginuid", O_WRONLY);
     check(fd, "loginuid");
     check(write(fd, uid, strlen(uid)), "loginuid");
+    close(fd);
+}
+
+static void rename_often(int times) {
+    char name[16];
+    for (int n = 0; n < times; n++) {
+        snprintf(name, sizeof name, "%d", n);
+        check(prctl(PR_SET_NAME, name), "renames");
+    }
+}
+
+static void burn(long milliseconds) {
+    clock_t until = clock() + milliseconds * CLOCKS_PER_SEC / 1000;
+    while (clock() < until)
+        ;
+}
+
+static void touch(size_t mebibytes) {
+    char *memory = malloc(mebibytes << 20);
+    if (memory == NULL)
+        err(99, "touch");
+    memset(memory, 1, mebibytes << 20);
+    /* Or the compiler leaves it out. */
+    __asm__ volatile("" : : "r"(memory) : "memory");
+    free(memory);
+}
+
+static void write_file(int mebibytes) {
+    static char block[1 << 20];
+    int fd = open("written", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    check(fd, "written");
+    for (int n = 0; n < mebibytes; n++)
+        check(write(fd, block, sizeof block), "write");
     close(fd);
 }
 
@@ -135,6 +177,8 @@ static int do_plain(const char *step, char **rest) {
         go_on_in_child(1);
     else if (is(step, "orphan"))
         go_on_in_child(0);
+    else if (is(step, "ignore-children"))
+        signal(SIGCHLD, SIG_IGN);
     else if (is(step, "trace"))
         trace_a_child();
     else if (is(step, "thread")) {
@@ -157,9 +201,21 @@ static int do_plain(const char *step, char **rest) {
 /* Steps with an argument. */
 static void do_with(const char *step, char *argument, char **arguments) {
     static char *none[] = {NULL};
+    pthread_t thread;
     int number = atoi(argument);
     if (is(step, "exit"))
         _exit(number);
+    else if (is(step, "leader-exits")) {
+        start_thread(run, arguments + 1, &thread);
+        syscall(SYS_exit, number);
+    } else if (is(step, "renames"))
+        rename_often(number);
+    else if (is(step, "burn"))
+        burn(number);
+    else if (is(step, "touch"))
+        touch(number);
+    else if (is(step, "write"))
+        write_file(number);
     else if (is(step, "signal"))
         end_by_signal(number);
     else if (is(step, "comm"))
