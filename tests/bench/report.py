@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The results as a table for people, and as JSON."""
+"""The results as tables for people, and as JSON."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tests.bench.cost import Cost, Round, median_share, median_usec
 from tests.bench.memory import Memory
 from tests.bench.replay import Replay, Step
+from tests.bench.situations import Situation
 from tests.bench.storm import DaemonStorm, ForkstatStorm
 
 TARGET_RATIO = 1.5
@@ -26,6 +27,12 @@ class Results:
     costs: list[Cost]
     memory: Memory
     replay: Replay
+    situations: list[Situation]
+
+    @property
+    def wrong(self) -> int:
+        """How many cells of procwatchd are wrong."""
+        return sum(not situation.cells["procwatchd"].right for situation in self.situations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +48,30 @@ class Row:
 
 
 _HEAD = Row("", "procwatchd", "forkstat", "ratio", "target")
+_MARKS = {True: "✓", False: "✗"}
 
 
 def render(results: Results, *, verbose: bool) -> str:
-    """The table. With `verbose` each round and each sample, too."""
+    """The tables. With `verbose` each round and each sample, too."""
+    return f"{_render_figures(results, verbose=verbose)}\n\n{render_situations(results.situations)}"
+
+
+def render_situations(situations: list[Situation]) -> str:
+    """The table of who says what, and last how much of it is right."""
+    names = list(situations[0].cells)
+    rows = [["what is to be told", *(f"  {name}" for name in names)]]
+    for situation in situations:
+        cells = [situation.cells[name] for name in names]
+        rows.append([situation.name, *(f"{_MARKS[cell.right]} {cell.said}" for cell in cells)])
+    right = [sum(situation.cells[name].right for situation in situations) for name in names]
+    rows.append(["", *(f"  {count} of {len(situations)} right" for count in right)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _render_figures(results: Results, *, verbose: bool) -> str:
     rows = [_HEAD, *_rows(results)]
     widths = [max(len(column) for column in columns) for columns in zip(*map(_columns, rows), strict=True)]
     lines = []
@@ -71,6 +98,7 @@ def as_json(results: Results) -> dict[str, object]:
             field.name: _with(getattr(results.replay, field.name), "usec")
             for field in dataclasses.fields(results.replay)
         },
+        "situations": [dataclasses.asdict(situation) for situation in results.situations],
     }
 
 
