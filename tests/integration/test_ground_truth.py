@@ -28,7 +28,7 @@ PREFIX = "PROCWATCH_"
 PIPE_BYTES = 1 << 20
 MAX_ARGV = 128 << 10
 # So many execs of a hundred may go by unread: who ends, or becomes another, at once.
-UNREAD_PERCENT = 2
+UNREAD_PERCENT = 5
 COMM_BYTES = 15
 
 HOSTILE = [
