@@ -31,18 +31,10 @@ from procwatchd.kernel.wire import RawEvent
 from procwatchd.ledger import Ledger
 from procwatchd.losses import Losses
 from procwatchd.process.ends import WAITING_NS, Ends
-from procwatchd.process.enrich import (
-    Outcome,
-    hear,
-    is_settled,
-    let_go,
-    read_execs,
-    read_ids,
-    sent_by_execs,
-    settle,
-)
+from procwatchd.process.enrich import Outcome, close, sent_by_execs
+from procwatchd.process.hand import Hand
 from procwatchd.process.model import Record
-from procwatchd.process.procfs import Reader, Reading, Wants
+from procwatchd.process.procfs import Reader, Wants
 from procwatchd.process.records import RecordMaker
 from procwatchd.process.resync import Resync
 from procwatchd.process.table import Table
@@ -51,18 +43,8 @@ from procwatchd.rules.ruleset import RuleSet
 
 IDLE_SECONDS = 1.0
 
-# How long a batch waits for the next one.
-SETTLE_SECONDS = 0.04
-
-# Readings that wait for their events.
-HEARD_LIMIT = 1024
 # While events are brought to their entries, the bell is heard after so many.
 HEAR_EVERY = 16
-
-# Between two looks at who is held by a tracer.
-LOOK_AGAIN_SECONDS = 0.001
-# By then its EXEC is worked off.
-HELD_NS = 100_000_000
 
 # How soon a writer that could not write all tries again; each time later, while it cannot.
 HELD_SECONDS = 0.002
@@ -127,9 +109,10 @@ class Worker:
         self._clock = clock
         self._users = users
         self._reader = Reader(Wants(), proc=proc)
-        self._own_pid = os.getpid()
+        own_pid = os.getpid()
         self._ends = Ends(self.table)
-        self._records = RecordMaker(self.table, self._ends, self._own_pid)
+        self._records = RecordMaker(self.table, self._ends, own_pid)
+        self._hand = Hand(self._reader, self.table, bell, own_pid)
         self.resync = Resync(self.table, self._ends, self._reader, connector.ask if connector else lambda: 0)
         self.fork_watch = ForkWatch(self.ledger, self._reader.forks)
         self.losses = Losses(self.ledger, self.table, self._ends, self.resync, self.own, want_acks)
@@ -141,16 +124,6 @@ class Worker:
         self._concluded_ns = 0
         self._next_second = 0.0
         self._held_seconds = 0.0
-        self._unused_readings = 0
-        # What was read before its event came, by tgid and timestamp.
-        self._heard: dict[tuple[int, int], Outcome] = {}
-        # Of that, what is looked at again soon, with its process's id.
-        self._held: list[tuple[int, Reading]] = []
-        # What waits for the next batch; where the last one begins; until when.
-        self._events: list[RawEvent] = []
-        self._outcomes: dict[int, Outcome] = {}
-        self._last_first = 0
-        self._due = 0.0
         # Of the events at hand, those that an exec may have sent; and such changes until their image is there.
         self._sent_by_execs: set[RawEvent] = set()
         self._credited: dict[int, list[Record]] = {}
@@ -212,7 +185,7 @@ class Worker:
 
     def terms(self) -> dict[str, int]:
         """The ledger as it is. On the worker's thread, or while there is none."""
-        held = len(self._events) + sum(map(len, self._credited.values())) + self.writer.held_events
+        held = len(self._hand) + sum(map(len, self._credited.values())) + self.writer.held_events
         return self.ledger.terms(
             logged=self.writer.written_events, unwritten=self.writer.unwritten_events, pending=held
         )
@@ -231,7 +204,7 @@ class Worker:
             "ARGV_CUT": self.table.argv_cut + self._reader.truncated_argv,
             "ANCESTORS_CUT": self.table.chains_cut,
             "HASHES_SKIPPED": self._records.hasher.too_big,
-            "READINGS_UNUSED": self._unused_readings,
+            "READINGS_UNUSED": self._hand.unused,
             "RECORDS_UNUSED": self._ends.records.given_up,
             "NAMES_REFUSED": self._users.refused,
             "FAILURES": self.ledger.failed,
@@ -249,19 +222,17 @@ class Worker:
         """Hear, take in, conclude, write; False when it is time to end."""
         ready = {fileno for fileno, _events in self._poller.poll(self._patience() * 1000)}
         arrived = self._batches.fileno() in ready
-        if self._held:
-            self._look_again()
+        self._hand.look_again()
         if not arrived and not self._stopping and self._bell is not None and self._bell.fileno() in ready:
-            self._hear(self._bell, 1)
+            self._hand.hear(1)
             return True
         batches = self._batches.get() if arrived else []
-        now = time.monotonic()
         if batches:
             self.take_in(batches)
-            if is_settled(self._events, self._outcomes, self._last_first):
-                self._conclude(self._last_first)
-        elif self._events and now >= self._due:
-            self.conclude()
+        ripe = self._hand.ripe()
+        if ripe:
+            self._conclude(ripe)
+        now = time.monotonic()
         if now >= self._next_second:
             self._next_second = now + 1.0
             self._once_a_second()
@@ -293,37 +264,11 @@ class Worker:
         if self._stopping:
             return 0.0
         patience = self._held_seconds or IDLE_SECONDS
-        if self._held:
-            patience = min(patience, LOOK_AGAIN_SECONDS)
         if self.resync.is_running:
             patience = min(patience, RESYNC_SECONDS if self.resync.is_waiting else 0.0)
         if self._asked:
             patience = min(patience, max(0.0, min(self._asked, key=_deadline)[2] - time.monotonic()))
-        return min(patience, max(0.0, self._due - time.monotonic())) if self._events else patience
-
-    def _hear(self, bell: Bell, most: int) -> None:
-        """Read /proc for the EXECs that the bell brings."""
-        for _ in range(most):
-            event = bell.hear()
-            if event is None:
-                return
-            if event[9] != self._own_pid:
-                self._heard[event[9], event[7]] = outcome = hear(event, self._reader)
-                if isinstance(outcome, Reading) and outcome.is_held:
-                    self._held.append((event[9], outcome))
-        while len(self._heard) > HEARD_LIMIT:
-            # Their events were lost, or wait far behind.
-            self._unused_readings += 1
-            _close(self._heard.pop(next(iter(self._heard))))
-
-    def _look_again(self) -> None:
-        """See who is held no more, of those whose EXECs are still at hand."""
-        since_ns = time.monotonic_ns() - HELD_NS
-        self._held = [
-            (pid, reading)
-            for pid, reading in self._held
-            if reading.begun_ns > since_ns and not let_go(pid, reading, self._reader)
-        ]
+        return self._hand.patience(patience)
 
     def _once_a_second(self) -> None:
         self._clock.refresh()
@@ -354,23 +299,8 @@ class Worker:
     def take_in(self, batches: list[Batch]) -> None:
         """Decode and count, and read what the bell did not tell. On the worker's thread, or while there is none."""
         self._clock.refresh()
-        if self._bell is not None:
-            # It rang for all EXECs that are in the batches: the socket that is bound last is served first.
-            self._hear(self._bell, HEARD_LIMIT)
         events, malformed = wire.decode(b"".join([batch.datagrams for batch in batches]))
-        self._last_first = len(self._events)
-        self._due = time.monotonic() + SETTLE_SECONDS
-        self._events += events
-        outcomes = read_execs(
-            self._events,
-            self._last_first,
-            self._heard,
-            self._reader,
-            is_behind=self._batches.waiting_bytes > 0,
-        )
-        if outcomes:
-            read_ids(self._events, outcomes, self._reader, self.table)
-            self._outcomes |= outcomes
+        self._hand.take_in(events, is_behind=self._batches.waiting_bytes > 0)
         ledger, last = self.ledger, batches[-1]
         ledger.malformed += malformed
         ledger.odd = last.odd
@@ -384,20 +314,16 @@ class Worker:
 
     def conclude(self) -> None:
         """Bring all that was taken in to its entries. On the worker's thread, or while there is none."""
-        self._conclude(len(self._events))
+        self._conclude(len(self._hand))
 
     def _conclude(self, count: int) -> None:
         """The same for the first so many events; the others have a say about what was read for these."""
-        events, outcomes = self._events, self._outcomes
-        self._events, self._outcomes, self._last_first = events[count:], {}, 0
-        if outcomes:
-            settle(events, outcomes, count)
-            self._outcomes = {n - count: outcome for n, outcome in outcomes.items() if n >= count}
+        events, outcomes = self._hand.play(count)
         self._sent_by_execs = sent_by_execs(events)
         self._records.look_ahead(events)
         for n, event in enumerate(events[:count]):
-            if self._bell is not None and not n % HEAR_EVERY:
-                self._hear(self._bell, HEARD_LIMIT)
+            if not n % HEAR_EVERY:
+                self._hand.hear()
             self._handle_event(event, outcomes.get(n))
         if count:
             self._concluded_ns = events[count - 1][7]
@@ -423,7 +349,7 @@ class Worker:
             self._tell_failure(event)
         finally:
             if reading is not None:
-                _close(reading)
+                close(reading)
         if event[5] == wire.EXEC and self._credited:
             self._decide_credited(event)
 
@@ -475,8 +401,3 @@ def _keeps_real_id(record: Record) -> bool:
     if old is None or new is None:
         return False
     return old.uid == new.uid if record.event == "uid" else old.gid == new.gid
-
-
-def _close(outcome: Outcome) -> None:
-    if isinstance(outcome, Reading) and outcome.executable_fd is not None:
-        os.close(outcome.executable_fd)

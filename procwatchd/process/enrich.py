@@ -31,6 +31,12 @@ EXEC_NS = 20_000_000
 Outcome = Reading | NotRead
 
 
+def close(outcome: Outcome) -> None:
+    """Let go of what a reading holds open."""
+    if isinstance(outcome, Reading) and outcome.executable_fd is not None:
+        os.close(outcome.executable_fd)
+
+
 def hear(event: RawEvent, reader: Reader) -> Outcome:
     """Read /proc for an EXEC that the bell brought. Ids are for later: who its parent was is not known yet."""
     return reader.read(event[9])
@@ -135,8 +141,7 @@ def settle(events: list[RawEvent], outcomes: dict[int, Outcome], count: int) -> 
                     why = NotRead.HELD
                 if why is not None:
                     outcomes[n] = why
-                    if reading.executable_fd is not None:
-                        os.close(reading.executable_fd)
+                    close(reading)
             later[tgid] = event
 
 

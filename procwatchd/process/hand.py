@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""The events at hand: taken in and not concluded yet, with what was read for their EXECs.
+
+What arrives last is kept until the next batch is there, or none was for a moment: its events have a say about what was
+read for those before.
+"""
+
+from __future__ import annotations
+
+import time
+
+from procwatchd.kernel.bell import Bell
+from procwatchd.kernel.wire import RawEvent
+from procwatchd.process.enrich import (
+    Outcome,
+    close,
+    hear,
+    is_settled,
+    let_go,
+    read_execs,
+    read_ids,
+    settle,
+)
+from procwatchd.process.procfs import Reader, Reading
+from procwatchd.process.table import Table
+
+# How long a batch waits for the next one.
+SETTLE_SECONDS = 0.04
+# Readings that wait for their events.
+HEARD_LIMIT = 1024
+# Between two looks at who is held by a tracer; and by when its EXEC is concluded anyway.
+LOOK_AGAIN_SECONDS = 0.001
+HELD_NS = 100_000_000
+
+
+class Hand:
+    """Keeps events and readings together. One thread uses it.
+
+    `unused` counts the readings whose event did not come.
+    """
+
+    def __init__(self, reader: Reader, table: Table, bell: Bell | None, own_pid: int) -> None:
+        self.unused = 0
+        self._reader = reader
+        self._table = table
+        self._bell = bell
+        self._own_pid = own_pid
+        # What was read before its event came, by tgid and timestamp; of that, whom a tracer held.
+        self._heard: dict[tuple[int, int], Outcome] = {}
+        self._held: list[tuple[int, Reading]] = []
+        # What is at hand; where the last batch begins; when it need not wait any longer.
+        self._events: list[RawEvent] = []
+        self._outcomes: dict[int, Outcome] = {}
+        self._last_first = 0
+        self._due = 0.0
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def hear(self, most: int = HEARD_LIMIT) -> None:
+        """Read /proc for the EXECs that the bell has rung for."""
+        if self._bell is None:
+            return
+        for _ in range(most):
+            event = self._bell.hear()
+            if event is None:
+                return
+            if event[9] != self._own_pid:
+                self._heard[event[9], event[7]] = outcome = hear(event, self._reader)
+                if isinstance(outcome, Reading) and outcome.is_held:
+                    self._held.append((event[9], outcome))
+        while len(self._heard) > HEARD_LIMIT:
+            # Their events were lost, or wait far behind.
+            self.unused += 1
+            close(self._heard.pop(next(iter(self._heard))))
+
+    def look_again(self) -> None:
+        """See whom a tracer holds no more."""
+        if self._held:
+            since_ns = time.monotonic_ns() - HELD_NS
+            self._held = [
+                (pid, reading)
+                for pid, reading in self._held
+                if reading.begun_ns > since_ns and not let_go(pid, reading, self._reader)
+            ]
+
+    def patience(self, most_seconds: float) -> float:
+        """How long there is nothing to do here, at most so long."""
+        if self._held:
+            return min(most_seconds, LOOK_AGAIN_SECONDS)
+        return min(most_seconds, max(0.0, self._due - time.monotonic())) if self._events else most_seconds
+
+    def take_in(self, events: list[RawEvent], *, is_behind: bool) -> None:
+        """Add what arrived, and read what the bell did not tell; `is_behind`: more waits behind it."""
+        # The bell rang for all EXECs that are in it: the socket that is bound last is served first.
+        self.hear()
+        self._last_first = len(self._events)
+        self._due = time.monotonic() + SETTLE_SECONDS
+        self._events += events
+        outcomes = read_execs(self._events, self._last_first, self._heard, self._reader, is_behind=is_behind)
+        if outcomes:
+            read_ids(self._events, outcomes, self._reader, self._table)
+            self._outcomes |= outcomes
+
+    def ripe(self) -> int:
+        """How many of the first events need wait no longer."""
+        if time.monotonic() >= self._due:
+            return len(self._events)
+        return self._last_first if is_settled(self._events, self._outcomes, self._last_first) else 0
+
+    def play(self, count: int) -> tuple[list[RawEvent], dict[int, Outcome]]:
+        """Give the first so many events away; gives all at hand, and by their places there what was read for them."""
+        events, outcomes = self._events, self._outcomes
+        self._events, self._outcomes, self._last_first = events[count:], {}, 0
+        if outcomes:
+            settle(events, outcomes, count)
+            self._outcomes = {n - count: outcome for n, outcome in outcomes.items() if n >= count}
+        return events, outcomes
