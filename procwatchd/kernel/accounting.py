@@ -143,6 +143,8 @@ class Accounting:
             taskstats.encode_request(_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_NAME, name)
         )
         at, _end = taskstats.find_attribute(answer, taskstats.HEAD_BYTES, len(answer), _CTRL_ATTR_FAMILY_ID)
+        if not at:
+            raise KernelError(_OTHER_LAYOUT)
         return int(_FAMILY_ID.unpack_from(answer, at)[0])
 
     def _check_layout(self) -> None:

@@ -7,8 +7,8 @@ Facts:
 - ACKs are broadcast; ours is the one whose `ack` is our request's plus one.
 - Each ACK goes through the same counter of listeners as the events: where somebody has broken that counter, neither
   comes. It is there when send(2) returns, or was dropped for want of room [cn_proc_ack()].
-- Up to Linux 6.5 each LISTEN raises the counter, and closing lowers nothing; from 6.6 on a socket counts once, its
-  second LISTEN changes nothing, but one after another operation counts again [drivers/connector/cn_proc.c].
+- Up to Linux 6.5 each LISTEN raises the counter; from 6.6 on a socket counts once, its second LISTEN changes nothing,
+  but one after another operation counts again. IGNORE lowers it; closing lowers nothing [drivers/connector/cn_proc.c].
 - /proc/net/connector has a line `cn_proc 1:1` where process events are compiled in.
 - A process with CAP_NET_ADMIN can multicast events of its own.
 
@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import re
 import select
 import socket
 import sys
+import threading
 import time
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ RECEIVE_BUFFER_BYTES = 64 << 20
 ACK_SECONDS = 2.0
 BULK = 1024
 # How many times the counter of listeners is raised in a row at most.
-RAISES = 1000
+RAISES = 10_000
 
 _NETLINK_CONNECTOR = 11
 _GROUP = 1 << (wire.CN_IDX_PROC - 1)
@@ -104,8 +104,8 @@ class Connector:
         self._poller.register(self._wake, select.POLLIN)
         # Numbers of our own, since every listener gets every ACK.
         self._first_number = time.monotonic_ns() % _NUMBERS
-        self._requests = itertools.count(1)
         self._asked = 0
+        self._lock = threading.Lock()
 
     def wait(self, timeout_seconds: float) -> bool:
         """Wait for an event, or a `wake`; whether one came."""
@@ -195,17 +195,19 @@ class Connector:
 
     def close(self) -> None:
         """Close the socket, and see to it that the kernel forgets the subscription."""
-        if not _COUNTS_SOCKETS:
-            with contextlib.suppress(OSError):
-                self._send(wire.IGNORE)
+        with contextlib.suppress(OSError):
+            self._send(wire.IGNORE)
         self._socket.close()
         os.close(self._wake)
 
     def _send(self, operation: int) -> int:
-        self._asked = asked = next(self._requests)
-        number = (self._first_number + asked) % _NUMBERS
-        request = wire.encode_request(operation, seq=os.getpid() & 0x7FFFFFFF, ack=(number - 1) % _NUMBERS)
-        self._socket.send(request)
+        with self._lock:
+            self._asked += 1
+            number = (self._first_number + self._asked) % _NUMBERS
+            request = wire.encode_request(
+                operation, seq=os.getpid() & 0x7FFFFFFF, ack=(number - 1) % _NUMBERS
+            )
+            self._socket.send(request)
         return number
 
     def _raise_counter(self) -> int:

@@ -16,20 +16,17 @@ from dataclasses import dataclass
 from procwatchd.kernel.connector import Connector, find_ack
 
 INTERVAL_SECONDS = 5.0
-# Between attempts to be heard again; the first is made at once.
+# Until it is tried again where the kernel refused a request.
 RETRY_SECONDS = 0.2
+REFUSALS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Blindness:
-    """The kernel told us nothing after `since_ns`, and tells us again from `until_ns` on (None: not yet).
-
-    `ack` is the number of the ACK that shows it.
-    """
+    """The kernel told us nothing after `since_ns`, and tells us again from `until_ns` on (None: not yet)."""
 
     since_ns: int
     until_ns: int | None = None
-    ack: int | None = None
 
 
 class Heartbeat:
@@ -46,6 +43,7 @@ class Heartbeat:
         self._drops = 0
         self._proof_ns = time.monotonic_ns()
         self._asked_ns = 0
+        self._refused = 0
         self._blind_since_ns: int | None = None
 
     @property
@@ -72,22 +70,25 @@ class Heartbeat:
             return
         self._drops = self._connector.kernel_drops()
         self._asked_ns = time.monotonic_ns()
+        self._next = 0.0  # where it is not answered, again at once: somebody may go on to break the counter
         try:
-            blind = self._blind_since_ns is not None
-            self._asked = self._connector.win_back() if blind else self._connector.ask()
+            self._asked = self._connector.win_back() if self.is_blind else self._connector.ask()
         except OSError:
-            # Without memory for a request there is none for an answer: as if that were missing.
-            self._asked = 0
+            # For want of memory, it may be: only where that goes on it is as if there were no answer.
+            self._next = time.monotonic() + RETRY_SECONDS
+            self._refused += 1
+            self._asked = 0 if self._refused >= REFUSALS else None
 
     def look(self, datagrams: bytes) -> None:
         """Look for the answer in what was received since it was asked for."""
         if self._asked is None or find_ack(datagrams, self._asked) is None:
             return
-        answered, self._asked = self._asked, None
+        self._asked = None
+        self._refused = 0
         self._next = time.monotonic() + INTERVAL_SECONDS
         self._proof_ns = self._asked_ns
         if self._blind_since_ns is not None:
-            self._tell(Blindness(self._blind_since_ns, self._asked_ns, answered))
+            self._tell(Blindness(self._blind_since_ns, self._asked_ns))
             self._blind_since_ns = None
 
     def conclude(self, last_event_ns: int) -> None:
@@ -97,8 +98,6 @@ class Heartbeat:
         self._asked = None
         if self._connector.kernel_drops() != self._drops:
             return  # it may have been dropped as events were: asked again at once
-        self._next = time.monotonic() + RETRY_SECONDS
         if self._blind_since_ns is None:
-            self._next = 0.0
             self._blind_since_ns = max(self._proof_ns, last_event_ns)
             self._tell(Blindness(self._blind_since_ns))

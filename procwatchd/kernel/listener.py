@@ -117,7 +117,8 @@ class Listener:
             if heartbeat.is_waiting:
                 heartbeat.look(received.datagrams)
             self._hand_over(received)
-            if len(received.datagrams) < BULK * wire.EVENT_BYTES and not heartbeat.is_waiting:
+            count = len(received.datagrams) // wire.EVENT_BYTES + received.foreign + received.odd
+            if count < BULK and not heartbeat.is_waiting:
                 break
         return True
 
