@@ -24,27 +24,36 @@ from procwatchd.process.tally import Tally, Usage, usage_alone
 WAITING_LIMIT = 1 << 16
 WAITING_NS = 120_000_000_000
 
+BEGIN_NS = 10_000_000
+# From the start of a process to its FORK.
+FORK_NS = 50_000_000
+
 TASKSTATS, CONNECTOR = "taskstats", "connector"
 
 
 @dataclass(slots=True)
 class End:
-    """The end of a process: its wait status and where that is from, None where nobody knows; what the process took."""
+    """The end of a process: its wait status and where that is from, None where nobody knows; what the process took.
+
+    `ended_ns` is about when it was (CLOCK_MONOTONIC), where no EXIT tells.
+    """
 
     process: Process
     wait_status: int | None
     source: str | None
     usage: Usage = field(default_factory=Usage)
+    ended_ns: int | None = None
 
 
 class Ends:
     """Joins EXITs and records, and takes from the table who has ended. One thread uses it.
 
-    `records` are those whose EXIT is still to come.
+    `records` are those whose EXIT is still to come; `begun_ns` is when the listening began.
     """
 
     def __init__(self, table: Table) -> None:
         self.records = Records()
+        self.begun_ns = 0
         self._table = table
         # Of lives from before then a record may be lost.
         self._lost_ns = 0
@@ -58,6 +67,9 @@ class Ends:
         if not lives:
             return self._stranger_ended(tgid, tid, status, record)
         process = lives[min(older, len(lives) - 1)]
+        if record is not None and tid == tgid and _is_older(record, process, timestamp_ns):
+            earlier = table.take_earlier(process)
+            return None if earlier is None else self._recorded(earlier, record)
         if process.threads is None and process.tally is None and tid == tgid:
             # By far the most never had another task.
             if record is None:
@@ -76,11 +88,16 @@ class Ends:
         if threads or (record is not None and tally.last is None):
             return None  # others go on, if only such as nobody told us of
         table.remove(process)
-        status = tally.status(status, timestamp_ns)
+        status, is_certain = tally.status(status, timestamp_ns)
         if tally.last is None:
             return End(process, status, CONNECTOR)
         is_whole = (process.forked_ns or 0) > max(table.lost_ns, self._lost_ns)
-        return End(self._as_recorded(process, tally.last), status, TASKSTATS, tally.usage(is_whole=is_whole))
+        return End(
+            self._as_recorded(process, tally.last),
+            status,
+            TASKSTATS if is_certain else CONNECTOR,
+            tally.usage(is_whole=is_whole),
+        )
 
     def vanished(self, process: Process) -> End:
         """A process is gone, and its EXIT was lost: what is known of its end."""
@@ -101,8 +118,16 @@ class Ends:
 
     def unclaimed(self, before_ns: int) -> list[End]:
         """The ends of those whose FORK and EXIT were both lost, by the records received before then; given once."""
-        last = [record for record in self.records.give_up(before_ns) if record.flags & LAST]
-        return [self._recorded(self._table.stranger(record.tgid), record) for record in last]
+        ends = []
+        for record, received_ns in self.records.give_up(before_ns):
+            # What ended about when the listening began may have had its EXIT before.
+            if record.flags & LAST and received_ns > self.begun_ns + BEGIN_NS:
+                process = self._table.stranger(record.tgid)
+                process.parent = self._table.parent_of(record, received_ns)
+                end = self._recorded(process, record)
+                end.ended_ns = received_ns
+                ends.append(end)
+        return ends
 
     def lost(self, until_ns: int) -> None:
         """Records were lost before this time."""
@@ -120,20 +145,32 @@ class Ends:
     def _as_recorded(self, process: Process, record: TaskEnd) -> Process:
         """A process as the record has it where that knows better; a thread's record has that thread's name and ids."""
         known = process.creds
-        same_ids = known is not None and (known.uid, known.gid) == (record.uid, record.gid)
-        execed_unseen = process.inherited and not record.flags & FORKED_ONLY
-        if (same_ids and process.comm == record.comm and not execed_unseen) or record.tid != record.tgid:
+        is_leaders = record.tid == record.tgid
+        same_ids = known is not None and (
+            not is_leaders or (known.uid, known.gid) == (record.uid, record.gid)
+        )
+        same_comm = not is_leaders or process.comm == record.comm
+        execed_unseen = process.inherited and is_leaders and not record.flags & FORKED_ONLY
+        if same_ids and same_comm and not execed_unseen and process.ppid is not None:
             return process
         changed = process.copy()
-        if process.inherited and (execed_unseen or process.comm != record.comm):
+        if process.inherited and (execed_unseen or not same_comm):
             # It is no copy of the one that the table took it for.
             changed.image = UNKNOWN_IMAGE
-        changed.comm = record.comm
+        if not same_comm:
+            changed.comm = record.comm
         if not same_ids:
             changed.creds = Creds(record.uid, None, record.gid, None, self._table.unknown_creds.users)
         if changed.ppid is None:
             changed.ppid = record.ppid
         return changed
+
+
+def _is_older(record: TaskEnd, process: Process, ended_ns: int) -> bool:
+    """Whether a record is of a process that began before this one."""
+    if process.forked_ns is None:
+        return False
+    return ended_ns - 1000 * record.process_elapsed_usec < process.forked_ns - FORK_NS
 
 
 _Waiting = dict[int, list[tuple[TaskEnd, int]]]
@@ -198,8 +235,11 @@ class Records:
                         return record
         return None
 
-    def give_up(self, before_ns: int) -> list[TaskEnd]:
-        """Let go of those whose EXIT was lost: of earlier lives, and what was received before then; gives them."""
+    def give_up(self, before_ns: int) -> list[tuple[TaskEnd, int]]:
+        """Let go of those whose EXIT was lost: of earlier lives, and what was received before then.
+
+        Gives them, each with the time when it was received.
+        """
         stale = [tid for tid, found in self._waiting.items() if not found or found[-1][1] < before_ns]
         left = [one for found in self._left.values() for one in found]
         waited = [one for tid in stale for one in self._waiting.pop(tid)]
@@ -207,7 +247,7 @@ class Records:
         if not self._waiting:
             self._last_tids.clear()
         self.given_up += len(waited)
-        return [record for record, _received_ns in left + waited]
+        return left + waited
 
 
 def _remove(kept: _Waiting, tid: int, n: int) -> None:

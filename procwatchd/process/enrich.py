@@ -19,7 +19,6 @@ import time
 
 from procwatchd.kernel.wire import EXEC, EXIT, FORK, GID, UID, RawEvent
 from procwatchd.process.procfs import NotRead, Reader, Reading
-from procwatchd.process.table import Table
 
 # From the change of the memory to the EXEC's time it takes some ten microseconds.
 EXEC_MARGIN_NS = 200_000
@@ -38,7 +37,7 @@ def close(outcome: Outcome) -> None:
 
 
 def hear(event: RawEvent, reader: Reader) -> Outcome:
-    """Read /proc for an EXEC that the bell brought. Ids are for later: who its parent was is not known yet."""
+    """Read /proc for an EXEC that the bell brought."""
     return reader.read(event[9])
 
 
@@ -89,15 +88,6 @@ def let_go(pid: int, reading: Reading, reader: Reader) -> bool:
     return True
 
 
-def read_ids(events: list[RawEvent], outcomes: dict[int, Outcome], reader: Reader, table: Table) -> None:
-    """Read the ids of strangers. Who is forked by one that the table knows has that one's, and its changes since."""
-    known = {event[11] for event in events if event[5] == FORK and table.get(event[9]) is not None}
-    for n, outcome in outcomes.items():
-        tgid = events[n][9]
-        if isinstance(outcome, Reading) and tgid not in known and table.get(tgid) is None:
-            outcome.ids = reader.read_ids(tgid, outcome.stat.start_ticks)
-
-
 def sent_by_execs(events: list[RawEvent]) -> set[RawEvent]:
     """The uid and gid events that an exec may have sent: nothing but its EXEC comes after them from the same thread.
 
@@ -125,10 +115,13 @@ def settle(events: list[RawEvent], outcomes: dict[int, Outcome], count: int) -> 
     So, too, those of the first `count` events, which are to be concluded, that were never seen to be let go.
     """
     later: dict[int, RawEvent] = {}
+    ids_changed_ns: dict[int, int] = {}
     for n in range(len(events) - 1, min(outcomes, default=0) - 1, -1):
         event = events[n]
         what, tid, tgid = event[5], event[8], event[9]
-        if what == EXIT and tid == tgid:
+        if what in (UID, GID):
+            ids_changed_ns[tgid] = event[7]
+        elif what == EXIT and tid == tgid:
             later[tgid] = event
         elif what == FORK and event[10] == event[11]:
             # The next life of a PID; the EXIT of this one may come after it.
@@ -136,6 +129,11 @@ def settle(events: list[RawEvent], outcomes: dict[int, Outcome], count: int) -> 
         elif what == EXEC:
             reading = outcomes.get(n)
             if isinstance(reading, Reading):
+                if (
+                    ids_changed_ns.pop(tgid, reading.done_ns + EXEC_MARGIN_NS)
+                    < reading.done_ns + EXEC_MARGIN_NS
+                ):
+                    reading.ids = None  # they may be those of a moment later
                 why = _why_late(reading, later.get(tgid))
                 if reading.is_held and n < count:
                     why = NotRead.HELD

@@ -18,11 +18,9 @@ from procwatchd.process.enrich import (
     is_settled,
     let_go,
     read_execs,
-    read_ids,
     settle,
 )
 from procwatchd.process.procfs import Reader, Reading
-from procwatchd.process.table import Table
 
 # How long a batch waits for the next one.
 SETTLE_SECONDS = 0.04
@@ -39,10 +37,9 @@ class Hand:
     `unused` counts the readings whose event did not come.
     """
 
-    def __init__(self, reader: Reader, table: Table, bell: Bell | None, own_pid: int) -> None:
+    def __init__(self, reader: Reader, bell: Bell | None, own_pid: int) -> None:
         self.unused = 0
         self._reader = reader
-        self._table = table
         self._bell = bell
         self._own_pid = own_pid
         # What was read before its event came, by tgid and timestamp; of that, whom a tracer held.
@@ -98,9 +95,7 @@ class Hand:
         self._due = time.monotonic() + SETTLE_SECONDS
         self._events += events
         outcomes = read_execs(self._events, self._last_first, self._heard, self._reader, is_behind=is_behind)
-        if outcomes:
-            read_ids(self._events, outcomes, self._reader, self._table)
-            self._outcomes |= outcomes
+        self._outcomes |= outcomes
 
     def ripe(self) -> int:
         """How many of the first events need wait no longer."""

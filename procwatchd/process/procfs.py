@@ -19,6 +19,7 @@ comes last: a tracer that lets go before that lets the next EXEC be sent before 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from dataclasses import dataclass
@@ -128,8 +129,8 @@ class Reading:
     """What one process looked like between `begun_ns` and `done_ns` (CLOCK_MONOTONIC). What could not be read is None.
 
     `argv`, `argv_bytes`, `argv_tail` are as in `Image`. `executable_fd` is open where hashing is wanted, and its
-    owner's to close. `is_held` says that a tracer held it amid an exec: maybe the next one. `argv` None says that the
-    process had ended, is amid its next exec, or is a kernel thread.
+    owner's to close. `ids` are the first task's. `is_held` says that a tracer held it amid an exec: maybe the next one.
+    `argv` None says that the process had ended, is amid its next exec, or is a kernel thread.
     """
 
     stat: Stat
@@ -177,7 +178,14 @@ class Reader:
         self._host_users = _link(f"{proc}/1/ns/user") or _link(f"{proc}/2/ns/user")
 
     def read(self, pid: int) -> Reading | NotRead:
-        """Read one process; its ids are left to `read_ids`."""
+        """Read one process for its EXEC."""
+        return self._read_at(pid, self.wants)
+
+    def look(self, pid: int) -> Reading | NotRead:
+        """Read one process beside any EXEC: without its environment, and with nothing left open."""
+        return self._read_at(pid, dataclasses.replace(self.wants, executable=False, environment=()))
+
+    def _read_at(self, pid: int, wants: Wants) -> Reading | NotRead:
         try:
             directory = os.open(f"{self._proc}/{pid}", _DIRECTORY)
         except (FileNotFoundError, ProcessLookupError):
@@ -185,7 +193,7 @@ class Reader:
         except OSError:
             return NotRead.REFUSED
         try:
-            return self._read(directory)
+            return self._read(directory, wants)
         except (FileNotFoundError, ProcessLookupError):
             return NotRead.GONE
         except OSError:
@@ -193,27 +201,13 @@ class Reader:
         finally:
             os.close(directory)
 
-    def read_ids(self, pid: int, start_ticks: int) -> Ids | None:
-        """The ids of a process that began then; None where there is no such one (any more)."""
-        try:
-            directory = os.open(f"{self._proc}/{pid}", _DIRECTORY)
-        except OSError:
-            return None
-        try:
-            stat = parse_stat(_content(directory, "stat") or b"")
-            if stat is None or stat.start_ticks != start_ticks:
-                return None
-            return parse_ids(_content(directory, "status") or b"")
-        finally:
-            os.close(directory)
-
-    def forks(self) -> int:
-        """How many processes and threads the kernel has forked since boot; 0 where that cannot be read."""
+    def forks(self) -> int | None:
+        """How many processes and threads the kernel has forked since boot; None where that cannot be read."""
         try:
             with open(f"{self._proc}/stat", "rb") as file:
                 return next(int(line.split()[1]) for line in file if line.startswith(b"processes "))
         except (OSError, StopIteration, ValueError):
-            return 0
+            return None
 
     def is_held(self, pid: int) -> bool:
         """Whether a tracer holds a process amid an exec, now."""
@@ -252,8 +246,7 @@ class Reader:
         finally:
             os.close(directory)
 
-    def _read(self, directory: int) -> Reading | NotRead:
-        wants = self.wants
+    def _read(self, directory: int, wants: Wants) -> Reading | NotRead:
         # Not before the directory was open: whose it is was decided by then at the latest.
         begun_ns = time.monotonic_ns()
         exe = _link_at(directory, b"exe")
@@ -265,6 +258,7 @@ class Reader:
             stat = parse_stat(os.read(fd, SMALL_FILE_BYTES))
         finally:
             os.close(fd)
+        ids = parse_ids(_content(directory, "status") or b"")
         done_ns = time.monotonic_ns()
         if stat is None:
             return NotRead.GONE
@@ -277,6 +271,7 @@ class Reader:
             self._read_context(directory, stat),
             begun_ns,
             done_ns,
+            ids,
         )
         reading.is_held = _is_held(directory, stat)
         if wants.environment:

@@ -37,6 +37,8 @@ class RecordMaker:
         self._wanted: frozenset[str] = frozenset()
         self._threads = False
         self._followers: set[RawEvent] = set()
+        # Who is traced: by task, its tracer's id.
+        self._traced: dict[int, dict[int, int]] = {}
         self._handlers: dict[int, Callable[[RawEvent, Outcome | None], Record | None]] = {
             wire.FORK: self._fork,
             wire.EXEC: self._exec,
@@ -80,6 +82,8 @@ class RecordMaker:
             process, duration_usec = found.process, found.usage.duration_usec
             if process.forked_ns is not None and duration_usec is not None:
                 monotonic_ns = process.forked_ns + 1000 * duration_usec
+            elif found.ended_ns is not None:
+                monotonic_ns = found.ended_ns
             record = Record("exit", process, monotonic_ns, _source(process), process.image.identity)
             _take_end(record, found)
         record.found = True
@@ -127,6 +131,8 @@ class RecordMaker:
         tid, tgid, status = event[8], event[9], event[10]
         end = self._ends.task_ended(tgid, tid, status, event[7])
         if end is not None:
+            if self._traced:
+                self._forget_tracing(tgid)
             record = self._record("exit", end.process, event)
             if record is not None:
                 _take_end(record, end)
@@ -170,12 +176,32 @@ class RecordMaker:
         return self._record("sid", process, event)
 
     def _ptrace(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
-        record = self._record("ptrace", self._process(event[9]), event, of_thread=event[8] != event[9])
-        tracer_tgid = event[11]
+        """Of a process the first thread that a tracer takes, and the last that it lets go; of threads each."""
+        tid, tgid, tracer_tgid = event[8], event[9], event[11]
+        traced = self._traced.setdefault(tgid, {})
+        if tracer_tgid:
+            is_first = tracer_tgid not in traced.values()
+            traced[tid] = tracer_tgid
+        else:
+            was_traced = traced.pop(tid, None)
+            is_first = was_traced is None or was_traced not in traced.values()
+        if not traced:
+            del self._traced[tgid]
+        if not is_first and not self._threads:
+            return None
+        of_thread = self._threads and tid != tgid
+        record = self._record("ptrace", self._process(tgid), event, of_thread=of_thread)
         if record is not None and tracer_tgid:
             record.tracer_pid = tracer_tgid
             record.tracer = self._table.get(tracer_tgid)
         return record
+
+    def _forget_tracing(self, tgid: int) -> None:
+        """A process has ended, who may have been traced, or a tracer; nobody tells of what that lets go."""
+        self._traced.pop(tgid, None)
+        for traced in list(self._traced.values()):
+            for tid in [tid for tid, tracer in traced.items() if tracer == tgid]:
+                del traced[tid]
 
     def _comm(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
         """A new name of a process; a thread's own name is not its process's."""

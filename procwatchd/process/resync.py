@@ -84,6 +84,11 @@ class Resync:
         """Whether there will be something to do only once more events are worked off."""
         return self._concluded_ns < self._until_ns
 
+    def give_up(self) -> None:
+        """What runs has failed: have another one in its place, later."""
+        self._running = None
+        self.request(self.summary.since_ns, self.summary.until_ns)
+
     def step(self, concluded_ns: int) -> list[Found] | None:
         """Do a little; gives what that found, None at the end. All events until `concluded_ns` are worked off."""
         self._concluded_ns = concluded_ns
@@ -127,14 +132,13 @@ class Resync:
         different: dict[int, tuple[Process, Reading]],
     ) -> None:
         """Read one process, and keep it where it is not what the table has."""
-        reading = self._reader.read(pid)
+        reading = self._reader.look(pid)
         known = self._table.get(pid)
         if reading is NotRead.REFUSED:
             alive[pid] = 0
         if not isinstance(reading, Reading) or reading.stat.has_ended:
             return
         alive[pid] = reading.stat.start_ticks
-        reading.ids = self._reader.read_ids(pid, reading.stat.start_ticks)
         if known is None or not _is_of(reading, known):
             unknown[pid] = reading
             return
@@ -144,7 +148,7 @@ class Resync:
             different[pid] = known, reading
 
     def _differs(self, known: Process, reading: Reading) -> bool:
-        was_not_read = known.image.exe is None and reading.exe is not None
+        was_not_read = reading.argv is not None and known.image.argv != reading.argv
         other_ids = reading.ids is not None and known.creds != self._table.creds(reading.ids)
         return was_not_read or other_ids or _has_other_image(known, reading)
 
@@ -199,7 +203,7 @@ class Resync:
             if known is None or known.execed_ns >= self.begun_ns or not _is_of(reading, known):
                 continue
             has_other_image = _has_other_image(known, reading)
-            process = self._table.renew(known, seen, reading, has_other_image=has_other_image)
+            process = self._table.renew(known, seen, reading)
             if has_other_image:
                 self.summary.execed += 1
                 yield process
@@ -225,7 +229,9 @@ def _is_copy_of(process: Process, parent: Process | None) -> bool:
 
 
 def _has_other_image(known: Process, reading: Reading) -> bool:
-    """Whether there was an exec that the table does not know; its arguments a program may change by itself."""
+    """Whether there was an exec that the table does not know; arguments alone a program may change by itself."""
     if reading.exe is None or reading.argv is None or known.image.exe is None:
         return False
+    if reading.argv != known.image.argv and reading.stat.comm != known.comm:
+        return True
     return known.image.exe.removesuffix(_DELETED) != reading.exe.removesuffix(_DELETED)

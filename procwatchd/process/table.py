@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from procwatchd.kernel.clock import Clock
+from procwatchd.kernel.taskstats import TaskEnd
 from procwatchd.process.model import (
     ANCESTOR_LIMIT,
     GONE_IMAGE,
@@ -95,10 +96,16 @@ class Table:
         """A process of which nothing but its id is known."""
         return Process(tgid, None, None, None, None, UNKNOWN_IMAGE, UNKNOWN_CONTEXT, None)
 
+    def parent_of(self, record: TaskEnd, ended_ns: int) -> Process | None:
+        """Who was the parent of a task when it ended: whoever has that id, if that one began before it."""
+        parent = self._living.get(record.ppid)
+        began = self._clock.start_ticks(ended_ns - 1000 * record.process_elapsed_usec)[1]
+        return None if parent is None or (parent.start_ticks or 0) > began else parent
+
     def scan(self, reader: Reader) -> None:
         """Fill the table with who is there now; for the time after the ACK, before the first event."""
         readings = [
-            (pid, reading) for pid in reader.pids() if isinstance(reading := reader.read(pid), Reading)
+            (pid, reading) for pid in reader.pids() if isinstance(reading := reader.look(pid), Reading)
         ]
         readings.sort(key=lambda item: item[1].stat.start_ticks)
         for pid, reading in readings:
@@ -213,6 +220,13 @@ class Table:
             left += gone
         return left
 
+    def take_earlier(self, process: Process) -> Process | None:
+        """An earlier life of the same id that was left; given once."""
+        for n, left in enumerate(self._left):
+            if left.pid == process.pid:
+                return self._left.pop(n)
+        return None
+
     def living(self) -> list[Process]:
         """All, as they are now."""
         return list(self._living.values())
@@ -234,15 +248,16 @@ class Table:
         self._living[pid] = process
         return process
 
-    def renew(self, process: Process, seen: Process, reading: Reading, *, has_other_image: bool) -> Process:
+    def renew(self, process: Process, seen: Process, reading: Reading) -> Process:
         """A process is not what the table had of it when it was read, which was `seen`: events were lost.
 
         Gives what it is now: as it was read, but for what events have told since.
         """
         changed = self.changed(process)
-        if has_other_image or process.image.exe is None:
+        shown = (reading.exe, reading.argv)
+        if None not in shown and shown != (process.image.exe, process.image.argv):
             self._take_image(changed, reading)
-            changed.inherited = process.inherited and not has_other_image
+            changed.inherited = False
         changed.comm = reading.stat.comm if process.comm == seen.comm else process.comm
         changed.context = reading.context if process.context is seen.context else process.context
         changed.creds = process.creds
@@ -334,8 +349,10 @@ class Table:
         process.read_ns = reading.done_ns
         process.comm = reading.stat.comm
         process.context = reading.context
-        if process.creds is None:
-            process.creds = self.creds(reading.ids)
+        creds = self.creds(reading.ids)
+        if creds is not None and creds != process.creds:
+            # What it inherited was not its own: a copy of somebody else (CLONE_PARENT), or of a thread with other ids.
+            process.creds = creds
         process.image = self._image(reading)
 
     def _image(self, reading: Reading) -> Image:
@@ -371,7 +388,6 @@ class Table:
         return process
 
     def _add_scanned(self, pid: int, reading: Reading, reader: Reader) -> None:
-        reading.ids = reader.read_ids(pid, reading.stat.start_ticks)
         process = self._from_reading(pid, reading)
         self._take_image(process, reading)
         if reading.stat.threads > 1:

@@ -68,14 +68,16 @@ class Tally:
         self.group_status = None
         self.recent = (0, 0)
 
-    def status(self, status: int, timestamp_ns: int) -> int:
-        """The process's, where the last EXIT has this one."""
+    def status(self, status: int, timestamp_ns: int) -> tuple[int, bool]:
+        """The process's, where the last EXIT has this one; and whether that is for certain."""
         if self.last is not None:
             status = self.last.status
         if self.group_status is not None:
-            return self.group_status
+            return self.group_status, True
         recent, recent_ns = self.recent
-        return status or (recent if timestamp_ns - recent_ns <= SAME_END_NS else 0)
+        if not status and recent and timestamp_ns - recent_ns <= SAME_END_NS:
+            return recent, False
+        return status, True
 
     def known_status(self) -> int | None:
         """The process's, where its last EXIT is not known; None where that alone would say it."""

@@ -360,8 +360,10 @@ def test_only_the_last_of_a_strangers_tasks_ends_it(ends: Ends) -> None:
     assert ends.task_ended(50, 50, 0, at(200)) is None
     found = ends.task_ended(50, 51, 0, at(200))
     assert found is not None
-    # Its name and ids are the thread's alone.
-    assert (found.process.pid, found.process.comm, found.process.creds) == (50, None, None)
+    # Its name is the thread's alone; its ids are all that is known of the process's.
+    assert (found.process.pid, found.process.comm, found.process.ppid) == (50, None, 1)
+    assert found.process.creds is not None
+    assert (found.process.creds.uid, found.process.creds.euid) == (1000, None)
 
 
 def two_lives(table: Table) -> tuple[Process, Process]:

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from procwatchd.kernel import wire
-from procwatchd.process.enrich import EXEC_MARGIN_NS, FORK_MARGIN_NS, Outcome, read_execs, read_ids, settle
+from procwatchd.process.enrich import EXEC_MARGIN_NS, FORK_MARGIN_NS, Outcome, read_execs, settle
 from procwatchd.process.procfs import NotRead, Reader, Reading, Wants
-from procwatchd.process.table import Table
 from tests.unit.fakeproc import FakeProc
 from tests.unit.test_table import reading, table
 
@@ -59,18 +58,6 @@ def test_only_the_last_exec_is_read(proc: FakeProc) -> None:
 def test_an_end_before_an_exec_is_another_lifes(proc: FakeProc) -> None:
     batch = events((EXEC, 10, 10), (EXIT, 10, 10), (FORK, 1, 1, 10, 10), (EXEC, 10, 10))
     assert outcomes(batch, proc) == {0: NotRead.GONE, 3: b"10\0"}
-
-
-def test_ids_are_read_of_strangers_only(proc: FakeProc, table: Table) -> None:
-    table.fork(0, 1, 0)
-    batch = events((FORK, 1, 1, 10, 10), (EXEC, 10, 10), (EXEC, 11, 11), (EXEC, 77, 77))
-    reader = Reader(Wants(), proc=str(proc.root))
-    found = read_execs(batch, 0, {}, reader, is_behind=False)
-    read_ids(batch, found, reader, table)
-    assert [outcome.ids is None for outcome in found.values() if isinstance(outcome, Reading)] == [
-        True,
-        False,
-    ]
 
 
 def test_what_was_heard_is_not_read_again(proc: FakeProc) -> None:

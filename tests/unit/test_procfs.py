@@ -55,10 +55,7 @@ def test_everything_of_a_process(proc: FakeProc) -> None:
     assert reading.stat.comm == b"rsync"
     assert (reading.stat.ppid, reading.stat.start_ticks, reading.stat.threads) == (7, 12345, 1)
     assert (reading.exe, reading.argv, reading.argv_bytes) == (b"/usr/bin/rsync", b"rsync\0-a\0", 9)
-    assert reading.ids is None
-    assert reader(proc).read_ids(42, 12345) == Ids(1000, 1000, 1000, 1000)
-    assert reader(proc).read_ids(42, 12346) is None
-    assert reader(proc).read_ids(43, 12345) is None
+    assert reading.ids == Ids(1000, 1000, 1000, 1000)
     context = reading.context
     assert (context.cwd, context.tty, context.sid) == (b"/srv", "pts/3", 42)
     assert (context.loginuid, context.audit_session) == (1000, 1000)
@@ -71,7 +68,7 @@ def test_everything_of_a_process(proc: FakeProc) -> None:
 
 def test_what_nobody_wants_is_not_read(proc: FakeProc) -> None:
     proc.add(42, loginuid=5, mounts=1)
-    for name in ("cgroup", "loginuid", "sessionid", "status", "environ"):
+    for name in ("cgroup", "loginuid", "sessionid", "environ"):
         (proc.root / "42" / name).unlink()
         os.mkfifo(proc.root / "42" / name)  # whoever opens one to read, waits for ever
     wants = Wants(cwd=False, tty=False, loginuid=False, audit_session=False, cgroup=False, namespaces=False)

@@ -152,13 +152,15 @@ def test_a_stranger_is_known_from_its_reading(table: Table) -> None:
     assert table.exec(78, reading(start=99), at(60)).image.identity == "reused"
 
 
-def test_ids_are_inherited_not_read_again(table: Table) -> None:
+def test_ids_are_inherited_but_for_who_has_others(table: Table) -> None:
+    """A child that was made in its parent's name (CLONE_PARENT) is a copy of somebody else."""
     parent = table.exec(10, reading(start=1), at(100))
-    assert parent.creds is not None
     parent.creds = table.creds(Ids(1000, 1000, 1000, 1000))
     child = add(table, 11, parent=10)
-    changed = table.exec(11, reading(start=100), at(100))
-    assert changed.creds == child.creds == parent.creds
+    assert child.creds == parent.creds
+    unread = dataclasses.replace(reading(start=100), ids=None)
+    assert table.exec(11, unread, at(100)).creds == parent.creds
+    assert table.exec(11, reading(start=100), at(100)).creds == table.creds(Ids(5, 5, 5, 5))
 
 
 def test_the_end_of_a_process_is_the_end_of_its_last_task(table: Table) -> None:

@@ -122,7 +122,6 @@ RSYNC = {
     "exe": "/usr/bin/rsync",
     "cmdline": b"rsync\0-a\0/my files\0",
     "start": 100,
-    "uid": 1000,
 }
 
 
