@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from systemd import daemon as systemd_daemon
@@ -35,6 +36,7 @@ from procwatchd.kernel.accounting import Accounting
 from procwatchd.kernel.bell import Bell
 from procwatchd.kernel.clock import Clock
 from procwatchd.kernel.connector import Connector
+from procwatchd.kernel.heartbeat import Blindness
 from procwatchd.kernel.listener import Listener
 from procwatchd.kernel.queue import BatchQueue
 from procwatchd.metrics import metrics_text
@@ -130,6 +132,8 @@ class Daemon:
             on_danger=self._listener.doubt,
         )
         self._acks_wanted = False
+        # Blindnesses that are over and still to be told.
+        self._blindnesses: deque[Blindness] = deque()
         self._next_check = time.monotonic() + CHECK_SECONDS
         self._accounting = config.capture.accounting
         self._config = config
@@ -162,7 +166,7 @@ class Daemon:
             pass  # of tasks whose EXIT was before
         early = self._connector.subscribe()
         self._listening_since_usec = time.monotonic_ns() // 1000
-        self._listener.start(early, self._wake, self._worker.notice)
+        self._listener.start(early, self._wake, self._notice)
         self._worker.scan()
         # What start-up made lives for ever, and what an event makes is in no cycle: the collector, there for
         # the odd exception, need not look at either again and again.
@@ -171,6 +175,8 @@ class Daemon:
         gc.set_threshold(100_000, 50, 50)
         self._write_start()
         self._worker.start(self._wake)
+        # The first comparison of the forks: from here on they are counted together.
+        self._after_acks(self._check)
         self._notify("READY=1", self._status())
 
     def _write_start(self) -> None:
@@ -220,9 +226,11 @@ class Daemon:
         if number == signal.SIGUSR1 or now >= self._next_statistics:
             self._next_statistics = now + STATISTICS_SECONDS
             self._after_acks(self._write_statistics)
+        while self._blindnesses:
+            self._tell_blindness(self._blindnesses.popleft())
         if self._acks_wanted or now >= self._next_check:
             self._next_check = now + CHECK_SECONDS
-            self._after_acks(self._worker.check_forks)
+            self._after_acks(self._check)
         self._pet_watchdog()
         return self._listener.running and self._worker.running
 
@@ -231,7 +239,18 @@ class Daemon:
         self._acks_wanted = True
         self._wake()
 
-    def _after_acks(self, action: Callable[[int, int], None]) -> None:
+    def _notice(self, blindness: Blindness) -> None:
+        """The kernel tells nothing any more, or tells again; on the listener's thread."""
+        if blindness.until_ns is None:
+            self._worker.ask(lambda: self._worker.tell_blindness(blindness))
+        else:
+            self._blindnesses.append(blindness)
+        self._want_acks()
+
+    def _tell_blindness(self, blindness: Blindness) -> None:
+        self._after_acks(lambda forks, _ack: self._worker.tell_blindness(blindness, forks))
+
+    def _after_acks(self, action: Callable[[int | None, int | None], None]) -> None:
         """Have the worker do something when nothing can be missing unseen of what was sent by now.
 
         It is given how many forks the kernel had counted by now, and the number of the ACK from just after.
@@ -240,14 +259,14 @@ class Daemon:
         forks, ack = self._ask_for_acks()
         self._worker.ask(lambda: action(forks, ack), after=ack)
 
-    def _ask_for_acks(self) -> tuple[int, int]:
+    def _ask_for_acks(self) -> tuple[int | None, int | None]:
         """Ask each CPU for an ACK, so that its sequence number is known; gives the forks by then, and the last ACK."""
         forks = self._worker.fork_watch.kernel_forks()
         with contextlib.suppress(OSError):
             self._connector.ask_on_every_cpu()
             forks = self._worker.fork_watch.kernel_forks()
             return forks, self._connector.ask()
-        return forks, 0
+        return forks, None
 
     @staticmethod
     def _wake() -> None:
@@ -309,11 +328,17 @@ class Daemon:
             self._taskstats.close()
         self._batches.close()
 
-    def _write_statistics(self, kernel_forks: int, ack: int) -> None:
+    def _check(self, kernel_forks: int | None, ack: int | None) -> None:
+        """What is done each minute, and after what is worth an alert: the metrics are as fresh as that."""
+        self._worker.check_forks(kernel_forks, ack)
+        fields = {**self._worker.terms(), **self._worker.more_terms(kernel_forks)}
+        self._directory.write_metrics(metrics_text(fields))
+
+    def _write_statistics(self, kernel_forks: int | None, ack: int | None) -> None:
         self._worker.check_forks(kernel_forks, ack)
         self._write_terms("statistics", kernel_forks)
 
-    def _write_terms(self, kind: str, kernel_forks: int) -> None:
+    def _write_terms(self, kind: str, kernel_forks: int | None) -> None:
         """The ledger, as an entry and for Prometheus. `kind` is statistics or stop."""
         terms = self._worker.terms()
         lost = terms["LOST"] + terms["UNWRITTEN"]
@@ -328,6 +353,8 @@ class Daemon:
     def _status(self) -> str:
         if self._problem:
             return f"STATUS={self._problem}"
+        if self._worker.losses.is_blind:
+            return "STATUS=Blind: the kernel tells of no events; trying to be heard again"
         writer, ledger = self._writer, self._worker.ledger
         lost = ledger.lost + ledger.failed + writer.unwritten_events
         return f"STATUS={writer.written_events} entries logged, {ledger.dropped} events dropped by rules, {lost} lost"

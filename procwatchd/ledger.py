@@ -34,6 +34,7 @@ class Ledger:
     limited: int = 0
     failed: int = 0  # of UNWRITTEN: an error of ours came between
     lost_kernel: int = 0
+    lost_kernel_uncounted: int = 0  # shown by the numbers alone
     lost_queue: int = 0
     forks: int = 0  # worked off, of processes and threads
     _sequences: Sequences = field(default_factory=Sequences)
@@ -46,13 +47,21 @@ class Ledger:
     @property
     def lost(self) -> int:
         """What the socket or the queue had no room for."""
-        return self.lost_kernel + self.lost_queue
+        return self.lost_kernel + self.lost_kernel_uncounted + self.lost_queue
 
     @property
     def unlocated(self) -> int:
         """Of what was lost, what the sequence numbers do not show yet."""
-        shown = self._sequences.missing - self.malformed - self.odd
-        return max(0, self.lost - shown)
+        return max(0, self.lost - self._shown)
+
+    @property
+    def uncounted(self) -> int:
+        """Of what the sequence numbers show to be missing, what no counter has."""
+        return max(0, self._shown - self.lost)
+
+    @property
+    def _shown(self) -> int:
+        return self._sequences.missing - self.malformed - self.odd
 
     def terms(self, *, logged: int, unwritten: int, pending: int) -> dict[str, int]:
         """The terms of the three equations; `pending` is what is neither sorted nor written yet."""

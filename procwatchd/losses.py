@@ -27,6 +27,8 @@ from procwatchd.process.table import Table
 
 # How long the numbers may take to show where a loss was.
 LOCATE_SECONDS = 2.0
+# Between two entries on other programs that speak to the kernel: each heartbeat of another daemon is one.
+STRANGE_SECONDS = 60.0
 
 
 class Own(Protocol):
@@ -41,14 +43,17 @@ class _Lost:
     """Events or records lost and not yet told of, and between which kernel times."""
 
     kernel: int = 0
+    uncounted: int = 0
     queue: int = 0
     records: int = 0
     since_ns: int = 0
     until_ns: int = 0
+    records_since_ns: int = 0
+    records_until_ns: int = 0
     noted_since_ns: int = 0
     noted_until_ns: int = 0
     cpus: set[int] = field(default_factory=set)
-    told_at: float = 0.0
+    tell_at: float = 0.0
 
     def noted(self, since_ns: int, until_ns: int) -> None:
         """It was noted between these times; where it is not located, that is all there is to say."""
@@ -78,6 +83,7 @@ class Losses:
         want_acks: Callable[[], None],
     ) -> None:
         self.records = 0
+        self._unreadable = 0
         self._ledger = ledger
         self._table = table
         self._ends = ends
@@ -85,8 +91,13 @@ class Losses:
         self._own = own
         self._want_acks = want_acks
         self._lost = _Lost()
+        self.is_blind = False
+        self.blindnesses = 0
+        self.resyncs = 0
+        self._acks_wanted = False
         self._last_batch_ns = time.monotonic_ns()
         self._strange_acks = 0
+        self._next_strange = 0.0
 
     def note(self, batch: Batch, gaps: list[Gap]) -> None:
         """Take what a batch tells of losses into the account."""
@@ -99,23 +110,44 @@ class Losses:
             ledger.lost_queue += new_queue
             lost.kernel += new_kernel
             lost.queue += new_queue
-            lost.told_at = lost.told_at or time.monotonic() + LOCATE_SECONDS
+            lost.tell_at = lost.tell_at or time.monotonic() + LOCATE_SECONDS
             lost.noted(self._last_batch_ns, now_ns)
             self._table.lost(now_ns)
             self._resync.request(self._last_batch_ns, now_ns)
-            self._want_acks()
+            if not self._acks_wanted:
+                self._acks_wanted = True
+                self._want_acks()
         for gap in gaps:
             lost.cpus.add(gap.cpu)
             lost.span(gap.since_ns, gap.until_ns)
         if gaps:
+            # What no counter has: the kernel had no memory for it.
+            uncounted = self._ledger.uncounted
+            ledger.lost_kernel_uncounted += uncounted
+            lost.uncounted += uncounted
             self._table.lost(max(gap.until_ns for gap in gaps))
             self._resync.request(lost.since_ns, lost.until_ns)
-        if batch.records_lost > self.records:
-            lost.records += batch.records_lost - self.records
-            lost.noted(self._last_batch_ns, now_ns)
-            self.records = batch.records_lost
+        new_records = (batch.records_lost - self.records) & 0xFFFFFFFF
+        if new_records:
+            lost.records += new_records
+            lost.records_since_ns = lost.records_since_ns or self._last_batch_ns
+            lost.records_until_ns = now_ns
+            self.records += new_records
             self._ends.lost(now_ns)
         self._last_batch_ns = now_ns
+
+    def note_unreadable(self, count: int) -> None:
+        """So many records were not as they should be."""
+        if count:
+            self._lost.records += count
+            self._lost.records_since_ns = self._lost.records_since_ns or self._last_batch_ns
+            self._lost.records_until_ns = self._last_batch_ns
+            self._unreadable += count
+
+    @property
+    def records_lost(self) -> int:
+        """How many records of ended tasks are missing."""
+        return self.records + self._unreadable
 
     def note_strange_ack(self) -> None:
         """The kernel answered somebody else."""
@@ -124,9 +156,10 @@ class Losses:
     def tell(self, unwritten: Loss | None, realtime_offset_ns: int, *, at_once: bool = False) -> None:
         """Write entries on what was lost since the last time; `unwritten` is what the writer gave up."""
         lost = self._lost
-        if not self._ledger.unlocated or time.monotonic() >= lost.told_at or at_once:
+        if not self._ledger.unlocated or time.monotonic() >= lost.tell_at or at_once:
             self._tell_lost(lost)
             self._lost = _Lost()
+            self._acks_wanted = False
         if unwritten is not None:
             # The writer knows when the entries' events were by the wall clock.
             offset_usec = realtime_offset_ns // 1000
@@ -151,15 +184,17 @@ class Losses:
         where = f" of CPU {cpus}" if cpus else ""
         for name, count, why in (
             ("kernel", lost.kernel, "the kernel's socket buffer was full"),
+            ("kernel", lost.uncounted, "the kernel had no memory for them"),
             ("queue", lost.queue, "the worker's queue was full"),
         ):
             if count:
-                text = f"{count} events{where}, {why}; a resync follows"
+                span = duration(1000 * (until_usec - since_usec))
+                text = f"{count} events{where} within {span}, {why}; a resync follows"
                 self._write(text, name, count, since_usec, until_usec, cpus)
         if lost.records:
             text = f"{lost.records} records of ended tasks; their exits say less"
-            noted = (lost.noted_since_ns // 1000, lost.noted_until_ns // 1000)
-            self._write(text, "accounting", lost.records, *noted)
+            span_usec = (lost.records_since_ns // 1000, lost.records_until_ns // 1000)
+            self._write(text, "accounting", lost.records, *span_usec)
 
     def _write(
         self, text: str, where: str, count: int, since_usec: int, until_usec: int, cpus: str | None = None
@@ -175,17 +210,26 @@ class Losses:
             cpus=cpus,
         )
 
-    def tell_blindness(self, blindness: Blindness, missed_forks: int) -> None:
-        """Write an entry on a blindness that began, or ended; that many forks were missed by its end."""
+    def tell_blindness(self, blindness: Blindness, missed_forks: int | None) -> None:
+        """Write an entry on a blindness that began, or ended; how many forks were missed by its end, if known."""
         since_usec = blindness.since_ns // 1000
         if blindness.until_ns is None:
-            text = "blind: the kernel tells of no events any more, another program has broken its count of listeners"
-            self._own("blind", f"{text}; trying to be heard again", WARNING, since_usec=since_usec)
+            self.is_blind = True
+            self.blindnesses += 1
+            span = duration(time.monotonic_ns() - blindness.since_ns)
+            text = (
+                f"blind: the kernel may have told of no events for {span}, another program has broken its count of "
+                "listeners; trying to be heard again"
+            )
+            self._own("blind", text, WARNING, since_usec=since_usec)
             return
+        # One that nobody noticed begins and ends with one entry.
+        self.blindnesses += not self.is_blind
+        self.is_blind = False
         span = duration(blindness.until_ns - blindness.since_ns)
         self._own(
             "blind",
-            f"blind: it is over, after {span} in which about {missed_forks} forks were not told; a resync follows",
+            f"blind: it is over; within {span} {_or_unknown(missed_forks)} forks were not told; a resync follows",
             WARNING,
             count=missed_forks,
             since_usec=since_usec,
@@ -196,9 +240,10 @@ class Losses:
 
     def tell_resync(self, summary: Summary) -> None:
         """Write an entry on what a resync found."""
+        self.resyncs += 1
         text = (
-            f"resync: the table is right again; unseen {summary.appeared} processes had begun, {summary.vanished} had "
-            f"ended, {summary.execed} were another program"
+            f"resync: the table is right again; of processes had begun unseen: {summary.appeared}, ended: "
+            f"{summary.vanished}, become another program: {summary.execed}"
         )
         count = summary.appeared + summary.vanished + summary.execed
         self._own(
@@ -212,3 +257,7 @@ class Losses:
             since_usec=summary.since_ns // 1000,
             until_usec=summary.until_ns // 1000,
         )
+
+
+def _or_unknown(count: int | None) -> str:
+    return "an unknown number of" if count is None else str(count)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 # What can go down again; all else only grows.
-_GAUGES = frozenset({"PENDING", "PROCESSES", "QUEUED"})
+_GAUGES = frozenset({"PENDING", "PROCESSES", "QUEUED", "UNLOCATED", "BLIND"})
 
 
 def metrics_text(terms: dict[str, int]) -> str:

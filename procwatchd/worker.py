@@ -99,6 +99,7 @@ class Worker:
         self.table = Table(clock, users)
         self.writer = writer
         self._connector = connector
+        self._want_acks = want_acks
         self._on_danger = on_danger
         self._batches = batches
         self._bell = bell
@@ -112,14 +113,15 @@ class Worker:
         own_pid = os.getpid()
         self._ends = Ends(self.table)
         self._records = RecordMaker(self.table, self._ends, own_pid)
-        self._hand = Hand(self._reader, self.table, bell, own_pid)
+        self._hand = Hand(self._reader, bell, own_pid)
         self.resync = Resync(self.table, self._ends, self._reader, connector.ask if connector else lambda: 0)
-        self.fork_watch = ForkWatch(self.ledger, self._reader.forks)
+        self.fork_watch = ForkWatch(self._reader.forks)
         self.losses = Losses(self.ledger, self.table, self._ends, self.resync, self.own, want_acks)
         # What is to be done, after which ACK (None: none) or at what time at the latest.
         self._asked: list[tuple[Callable[[], None], int | None, float]] = []
         self._acknowledged: int | None = None
         self._forks_acknowledged = 0
+        self._failures = 0
         self._stopping = False
         self._concluded_ns = 0
         self._next_second = 0.0
@@ -141,6 +143,7 @@ class Worker:
 
     def scan(self) -> None:
         """Learn who lives already; after the ACK, before `start`."""
+        self._ends.begun_ns = time.monotonic_ns()
         self.table.scan(self._reader)
 
     def start(self, on_end: Callable[[], None]) -> None:
@@ -161,14 +164,17 @@ class Worker:
         """Write an entry of the daemon's own. On the worker's thread, or while there is none."""
         self.writer.write(self.builder.own(kind, text, priority, **fields))
 
-    def notice(self, blindness: Blindness) -> None:
-        """The kernel tells nothing any more, or tells again. From any thread."""
-        self.ask(lambda: self.losses.tell_blindness(blindness, self.fork_watch.untold()), after=blindness.ack)
+    def tell_blindness(self, blindness: Blindness, kernel_forks: int | None = None) -> None:
+        """The kernel tells nothing any more; or again, with what it had counted of forks before an ACK just now."""
+        missed = None
+        if kernel_forks is not None:
+            missed = self.fork_watch.untold(kernel_forks - self._forks_acknowledged)
+        self.losses.tell_blindness(blindness, missed)
 
-    def check_forks(self, kernel_forks: int, ack: int) -> None:
+    def check_forks(self, kernel_forks: int | None, ack: int | None) -> None:
         """Compare the FORKs before an ACK with what the kernel had counted by then."""
         # Until a resync is done what is missing is known, and looked for. A lost ACK proves nothing.
-        if self.resync.is_due or not self._is_acknowledged(ack):
+        if kernel_forks is None or ack is None or self.resync.is_due or not self._is_acknowledged(ack):
             return
         found = self.fork_watch.check(kernel_forks - self._forks_acknowledged)
         if found is not None:
@@ -190,25 +196,31 @@ class Worker:
             logged=self.writer.written_events, unwritten=self.writer.unwritten_events, pending=held
         )
 
-    def more_terms(self, kernel_forks: int) -> dict[str, int]:
+    def more_terms(self, kernel_forks: int | None) -> dict[str, int]:
         """What stands beside the ledger: other counts, other losses, and what each limit on others' growth has cost.
 
         FORKS are those before the last ACK; `kernel_forks` is what the kernel had counted by then.
         """
-        return {
+        terms = {
             "PROCESSES": len(self.table),
             "QUEUED": self._batches.waiting_events,
+            "UNLOCATED": self.ledger.unlocated,
             "FORKS": self._forks_acknowledged,
+            "FORKS_MISSED": self.fork_watch.told,
             "FORKS_KERNEL": kernel_forks,
-            "ACCOUNTING_LOST": self.losses.records,
+            "BLIND": int(self.losses.is_blind),
+            "BLINDNESSES": self.losses.blindnesses,
+            "RESYNCS": self.losses.resyncs,
+            "ACCOUNTING_LOST": self.losses.records_lost,
             "ARGV_CUT": self.table.argv_cut + self._reader.truncated_argv,
             "ANCESTORS_CUT": self.table.chains_cut,
             "HASHES_SKIPPED": self._records.hasher.too_big,
             "READINGS_UNUSED": self._hand.unused,
             "RECORDS_UNUSED": self._ends.records.given_up,
             "NAMES_REFUSED": self._users.refused,
-            "FAILURES": self.ledger.failed,
+            "FAILURES": self._failures,
         }
+        return {name: value for name, value in terms.items() if value is not None}
 
     def _run(self) -> None:
         try:
@@ -235,9 +247,10 @@ class Worker:
         now = time.monotonic()
         if now >= self._next_second:
             self._next_second = now + 1.0
-            self._once_a_second()
+            self._try(self._once_a_second)
         self._do_asked(now)
-        self._step_resync()
+        if not self._try(self._step_resync):
+            self.resync.give_up()
         self._write_held()
         if not self._stopping:
             return not self.writer.broken
@@ -270,6 +283,15 @@ class Worker:
             patience = min(patience, max(0.0, min(self._asked, key=_deadline)[2] - time.monotonic()))
         return self._hand.patience(patience)
 
+    def _try(self, action: Callable[[], None]) -> bool:
+        """Do something beside the events. An error of ours must not cost these, and is told."""
+        try:
+            action()
+        except Exception:
+            self._tell_failure("beside the events")
+            return False
+        return True
+
     def _once_a_second(self) -> None:
         self._clock.refresh()
         if not self.resync.is_due:
@@ -281,7 +303,7 @@ class Worker:
         for _ in range(len(self._asked)):
             action, after, deadline = self._asked.pop(0)
             if after is None or now >= deadline or self._is_acknowledged(after):
-                action()
+                self._try(action)
             else:
                 self._asked.append((action, after, deadline))
 
@@ -290,7 +312,11 @@ class Worker:
         if found is None:
             self.losses.tell(self.writer.take_loss(), self._clock.realtime_offset_ns, at_once=True)
             self.losses.tell_resync(self.resync.summary)
-            self.fork_watch.untold()
+            self.fork_watch.excuse()
+            self._want_acks()
+        elif found:
+            # First what was lost, then who was found.
+            self.losses.tell(self.writer.take_loss(), self._clock.realtime_offset_ns, at_once=True)
         for one in found or ():
             record = self._records.found(one, self.resync.begun_ns)
             if record is not None:
@@ -310,7 +336,7 @@ class Worker:
             if batch.records:
                 records, malformed = taskstats.decode(batch.records)
                 self._ends.records.add(records, batch.received_ns)
-                self._ends.records.given_up += malformed
+                self.losses.note_unreadable(malformed)
 
     def conclude(self) -> None:
         """Bring all that was taken in to its entries. On the worker's thread, or while there is none."""
@@ -346,7 +372,8 @@ class Worker:
                 self._decide(record)
         except Exception:
             # One event must not cost the others. Nothing is hidden: it is counted, and told with its event.
-            self._tell_failure(event)
+            self.ledger.failed += 1
+            self._tell_failure(f"at event {wire.Event(*event)}, going on without it")
         finally:
             if reading is not None:
                 close(reading)
@@ -362,6 +389,8 @@ class Worker:
             if self._acknowledged is None:
                 # That of the subscription. What came before came by others'.
                 self.ledger.forks = 0
+            if self._is_acknowledged(number):
+                return  # two threads ask, and the later answer may come first
             self._acknowledged = number
             self._forks_acknowledged = self.ledger.forks
 
@@ -379,14 +408,13 @@ class Worker:
                 self._records.renew(record)
                 self._decide(record)
             except Exception:
-                self._tell_failure(event)
+                self.ledger.failed += 1
+                self._tell_failure(f"at event {wire.Event(*event)}, going on without it")
 
-    def _tell_failure(self, event: RawEvent) -> None:
-        self.ledger.failed += 1
-        if self.ledger.failed <= FAILURES_SHOWN:
-            text = (
-                f"internal error at event {wire.Event(*event)}, going on without it: {traceback.format_exc()}"
-            )
+    def _tell_failure(self, where: str) -> None:
+        self._failures += 1
+        if self._failures <= FAILURES_SHOWN:
+            text = f"internal error {where}: {traceback.format_exc()}"
             self.own("loss", text, WARNING, count=1, lost_where="worker")
 
 

@@ -62,7 +62,7 @@ def _what_exec(record: Record, show_command: Show) -> str:
     command = show_command(record.process)
     if command is None:
         return _UNREAD[record.identity]
-    return f"found running after a loss: {command}" if record.found else command
+    return f"found running afterwards: {command}" if record.found else command
 
 
 _UNREAD = {
@@ -88,7 +88,7 @@ def _what_exit(record: Record, show_command: Show) -> str:
     if isinstance(usec, int):
         end += f" after {duration(1000 * usec)}"
     if record.found:
-        end += ", found after a loss"
+        end += ", found afterwards"
     return end + _command(record, show_command)
 
 
@@ -122,7 +122,7 @@ def _command(record: Record, show_command: Show) -> str:
 def _what_fork(record: Record, show_command: Show) -> str:
     if record.tid is not None:
         return "new thread"
-    return ("found running after a loss" if record.found else "new process") + _command(record, show_command)
+    return ("found running afterwards" if record.found else "new process") + _command(record, show_command)
 
 
 def _ids(record: Record, name: str) -> str:

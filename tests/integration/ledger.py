@@ -35,6 +35,8 @@ def check_end(entry: Entry) -> dict[str, int]:
     terms = terms_of(entry)
     check_sums(terms)
     assert terms["PENDING"] == 0, terms
+    # By then each CPU has said what its last number was.
+    assert entry[PREFIX + "UNLOCATED"] == "0", entry
     return terms
 
 

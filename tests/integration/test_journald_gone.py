@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.integration.actor import Actor
 from tests.integration.journald import PrivateJournald
-from tests.integration.ledger import PREFIX, check_end, read_metrics
+from tests.integration.ledger import PREFIX, TERMS, check_end, check_sums, read_metrics
 from tests.integration.running import Entry, RunningDaemon, of
 
 # Nobody else's processes, nor the journald that is killed: then the hold holds what the test thinks.
@@ -43,6 +43,7 @@ def wait_until_decided(daemon: RunningDaemon, directory: Path, count: int) -> di
         daemon.process.send_signal(signal.SIGUSR1)
         if (directory / "run" / "metrics.prom").exists():
             metrics.update(read_metrics(directory))
+            check_sums({term: metrics[term] for term in TERMS})
         held = metrics.get("PENDING", 0)
         return metrics.get("LOGGED", 0) + metrics.get("UNWRITTEN", 0) + held >= count
 

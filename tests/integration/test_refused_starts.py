@@ -133,6 +133,31 @@ def test_without_privileges(open_directory: Path, steps: str) -> None:
         assert (daemon.stop(), daemon.errors) == (0, [])
 
 
+@pytest.mark.parametrize("accounting", ["auto", "on", "off"])
+def test_without_accounting(open_directory: Path, steps: str, accounting: str) -> None:
+    """Nobody may not have it: it starts without, unless it is told not to."""
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    config = f"capture: {{accounting: {accounting}}}"
+    if accounting == "on" or release < UNPRIVILEGED_SINCE:
+        (open_directory / "procwatchd.yaml").write_text(config)
+        ended = subprocess.run(
+            [sys.executable, *AS_NOBODY, "-c", open_directory / "procwatchd.yaml", "--output", "text"],
+            env=environment(open_directory),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 77
+        assert "CAP_NET_ADMIN" in ended.stderr
+        return
+    with RunningDaemon(open_directory, config, program=AS_NOBODY) as daemon:
+        assert "as far as the connector tells" in daemon.wait_entry(of("start"))["MESSAGE"]
+        with Actor(steps, "exit", "9") as actor:
+            actor.end()
+        entry = daemon.wait_entry(of("exit", pid=actor.pid))
+    assert (entry[f"{PREFIX}EXIT_CODE"], entry[f"{PREFIX}EXIT_SOURCE"]) == ("9", "connector")
+
+
 def test_a_runtime_directory_that_is_not_ours(open_directory: Path) -> None:
     config = open_directory / "procwatchd.yaml"
     config.write_text("")

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import pytest
+
 from procwatchd.forkwatch import ForkWatch
-from procwatchd.ledger import Ledger
 
 
 class Kernel:
@@ -17,27 +18,29 @@ class Kernel:
         return self.forks
 
 
-def test_forks_that_are_all_told_are_well() -> None:
-    kernel, ledger = Kernel(), Ledger()
-    watch = ForkWatch(ledger, kernel.count)
+def test_it_counts_from_the_beginning() -> None:
+    kernel = Kernel()
+    watch = ForkWatch(kernel.count)
     watch.begin()
     kernel.forks += 50
     assert watch.kernel_forks() == 50
-    for beyond in (0, -2, 0):
-        assert watch.check(beyond) is None
 
 
-def test_what_is_on_its_way_is_no_blindness() -> None:
-    watch = ForkWatch(Ledger(), Kernel().count)
-    assert watch.check(3) is None
-    assert watch.check(0) is None
-    assert watch.check(2) is None
+@pytest.fixture
+def watch() -> ForkWatch:
+    return ForkWatch(Kernel().count)
 
 
-def test_what_stays_missing_was_not_told() -> None:
-    watch = ForkWatch(Ledger(), Kernel().count)
-    assert watch.check(0) is None
-    assert watch.check(40) is None
+def test_forks_that_are_all_told_are_well(watch: ForkWatch) -> None:
+    assert [watch.check(beyond) for beyond in (0, -2, 0)] == [None] * 3
+
+
+def test_what_is_on_its_way_is_no_blindness(watch: ForkWatch) -> None:
+    assert [watch.check(beyond) for beyond in (3, 0, 2)] == [None] * 3
+
+
+def test_what_stays_missing_was_not_told(watch: ForkWatch) -> None:
+    assert [watch.check(beyond) for beyond in (0, 40)] == [None] * 2
     found = watch.check(42)
     assert found is not None
     blindness, missing = found
@@ -45,20 +48,19 @@ def test_what_stays_missing_was_not_told() -> None:
     assert blindness.until_ns is not None
     assert blindness.since_ns < blindness.until_ns
     # It is told once; two more may still be on their way.
-    assert watch.check(42) is None
-    assert watch.check(40) is None
+    assert [watch.check(beyond) for beyond in (42, 40)] == [None] * 2
 
 
-def test_what_a_loss_explains_is_no_blindness() -> None:
-    kernel, ledger = Kernel(), Ledger()
-    watch = ForkWatch(ledger, kernel.count)
-    watch.begin()
-    kernel.forks += 100
-    ledger.forks = 70
-    assert watch.untold() == 30
-    assert watch.untold() == 0
-    for _ in range(3):
-        assert watch.check(30) is None
-    kernel.forks += 5
-    ledger.forks += 5
-    assert watch.check(30) is None
+def test_what_a_loss_explains_is_no_blindness(watch: ForkWatch) -> None:
+    watch.excuse()
+    assert [watch.check(beyond) for beyond in (30, 30, 30)] == [None] * 3
+    assert watch.check(35) is None
+    found = watch.check(35)
+    assert found is not None
+    assert found[1] == 5
+
+
+def test_what_a_blindness_hid_is_told_once(watch: ForkWatch) -> None:
+    assert watch.untold(30) == 30
+    assert watch.untold(30) == 0
+    assert [watch.check(beyond) for beyond in (30, 30)] == [None] * 2

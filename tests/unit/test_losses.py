@@ -102,8 +102,8 @@ def test_a_loss_is_told_once_with_its_count_span_and_cpus(scene: Scene) -> None:
         {"lost_where": "queue", "count": 4, **where},
     ]
     assert [text for _, _, text, _ in scene.entries] == [
-        "loss: 5 events of CPU 0-2, the kernel's socket buffer was full; a resync follows",
-        "loss: 4 events of CPU 0-2, the worker's queue was full; a resync follows",
+        "loss: 5 events of CPU 0-2 within 4s, the kernel's socket buffer was full; a resync follows",
+        "loss: 4 events of CPU 0-2 within 4s, the worker's queue was full; a resync follows",
     ]
     assert scene.tell(at_once=True) == []
     assert scene.asked == 1
@@ -252,7 +252,7 @@ def test_a_blindness_that_ends(scene: Scene) -> None:
     ((kind, priority, text, fields),) = scene.entries
     assert (kind, priority) == ("blind", WARNING)
     assert fields == {"count": 42, "since_usec": 5_000_000, "until_usec": 8_000_000}
-    assert "after 3s" in text
+    assert "within 3s" in text
     assert "42 forks" in text
     assert scene.table.lost_ns == 8 * SECOND
     assert scene.resync_is_wanted()
@@ -274,4 +274,4 @@ def test_a_resync(scene: Scene, found: tuple[int, int, int], priority: int) -> N
         "since_usec": 2,
         "until_usec": 5,
     }
-    assert f"{found[0]} processes had begun, {found[1]} had ended, {found[2]} were another program" in text
+    assert f"had begun unseen: {found[0]}, ended: {found[1]}, become another program: {found[2]}" in text
