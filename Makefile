@@ -3,7 +3,7 @@
 # make run            the daemon in the foreground, as root; ARGS="..." goes to it, and wins over what is given here
 # make test           everything there is to test, as root; TESTS="tests/unit" for a part, ARGS="..." goes to pytest
 # make lint           what must hold of the sources
-# make bench          figures, beside forkstat's
+# make bench          figures, beside forkstat's and extrace's
 # make install        onto this machine, as root; with DESTDIR, for packagers: all but the Python package
 # make uninstall      removes it again, but not the configuration
 # make clean          removes what the others made here, .venv with it

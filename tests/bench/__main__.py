@@ -22,9 +22,9 @@ again on a quieter machine. The share of a storm that forkstat loses varies with
 
 - *what is to be told*, the second table: situations whose truth is known, each made once while the three programs
   listen, and what each program says of it: ✓ right and all of it, ✗ wrong or not all of it. At the overrun all three
-  were stopped meanwhile, and the kernel knows what it could not queue for whom. Last, everybody is blinded for up to
-  twelve seconds, as a fault of the kernel lets anybody do, and all of the machine's listeners with them; the
-  benchmark puts it right again.
+  were stopped meanwhile; what was lost is what the storm made without what of it was told, and at most what others
+  can have made on top. Last, everybody is blinded for up to twelve seconds, as a fault of the kernel lets anybody
+  do, and all of the machine's listeners with them; the benchmark puts it right again.
 
 The columns `target` are goals and nothing is asserted. Exit status: 0 measured, 1 something is missing or procwatchd
 tells a situation wrongly, 2 wrong usage.

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A program that is measured: procwatchd as shipped, or forkstat, writing to a file.
+"""A program that is measured: procwatchd, forkstat or extrace, writing to a file.
 
 Facts:
 - /proc/PID/task/TID/schedstat begins with the ns a thread was on a CPU; what runs now is up to a tick behind
   [Documentation/scheduler/sched-stats.rst]. The sum is exact for a process that sleeps.
 - What forkstat writes to a file is buffered by stdio: all of it is there only once it has ended.
+- /proc/net/netlink has the port and the groups of each socket, how many datagrams it had no room for, and its inode as
+  the last column [net/netlink/af_netlink.c].
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ PATIENCE_SECONDS = 60.0
 # On a machine where others are busy it is never quiet.
 SETTLE_SECONDS = 15.0
 _NETLINK_CONNECTOR = 11
+_GROUP = 1
 # Quiet is who used less than a fiftieth of a CPU for three tenths of a second.
 _LOOK_SECONDS = 0.1
 _LOOKS = 3
@@ -77,6 +80,17 @@ class Measured:
             before_ns = now_ns
         return max(0.0, time.monotonic() - start - _LOOKS * _LOOK_SECONDS)
 
+    def drops(self) -> int:
+        """How many events the kernel had no room for on its connector socket.
+
+        Of several it is the one with the most: the others take part of the events, and are no more than a help.
+        """
+        inodes = set()
+        for entry in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                inodes.add(os.readlink(entry).removeprefix("socket:[").removesuffix("]"))
+        return max(listener.drops for listener in listeners() if listener.inode in inodes)
+
     def check_runs(self) -> None:
         """Raise BenchError, with what it said, where it has ended."""
         if self.process.poll() is not None:
@@ -94,32 +108,71 @@ class Measured:
             raise BenchError(f"{self.name} did not end within {PATIENCE_SECONDS:.0f} s") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket of the connector's group."""
+
+    port: int
+    drops: int
+    inode: str
+
+
+def listeners() -> list[Listener]:
+    """The sockets that process events are sent to, of all programs."""
+    rows = [line.split() for line in Path("/proc/net/netlink").read_text().splitlines()[1:]]
+    # sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
+    return [
+        Listener(int(row[2]), int(row[8]), row[9])
+        for row in rows
+        if int(row[1]) == _NETLINK_CONNECTOR and int(row[3], 16) & _GROUP
+    ]
+
+
 @contextlib.contextmanager
-def procwatchd() -> Iterator[Measured]:
-    """The daemon with the shipped configuration and JSON to a file, READY and quiet."""
-    command = [sys.executable, "-m", "procwatchd", "-c", str(SHIPPED_CONFIGURATION), "--output", "json"]
-    with _directory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.bind(str(directory / "notify"))
+def procwatchd(configuration: str | None = None) -> Iterator[Measured]:
+    """The daemon with JSON to a file, READY: with this configuration, or as shipped and quiet."""
+    with _directory() as directory:
+        path = SHIPPED_CONFIGURATION
+        if configuration is not None:
+            path = directory / "procwatchd.yaml"
+            path.write_text(configuration)
+        command = [sys.executable, "-m", "procwatchd", "-c", str(path), "--output", "json"]
+        address = str(directory / "notify")
         environment = {
             **os.environ,
             "RUNTIME_DIRECTORY": str(directory / "run"),
-            "NOTIFY_SOCKET": str(directory / "notify"),
+            "NOTIFY_SOCKET": address,
         }
-        with _running("procwatchd", command, directory, signal.SIGTERM, environment) as daemon:
-            _wait_ready(daemon, notify)
-            daemon.wait_until_quiet()
-            yield daemon
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(address)
+            with _running("procwatchd", command, directory, signal.SIGTERM, environment) as daemon:
+                _wait_ready(daemon, notify)
+                # Nobody reads what else it notifies: it would wait once the socket is full.
+                notify.close()
+                if configuration is None:
+                    daemon.wait_until_quiet()
+                yield daemon
 
 
 @contextlib.contextmanager
 def forkstat(*options: str) -> Iterator[Measured]:
     """Forkstat with these options and its output in a file, listening and quiet."""
-    with (
-        _directory() as directory,
-        _running("forkstat", ["forkstat", *options], directory, signal.SIGINT) as program,
-    ):
-        _wait_listening(program)
+    with _peer("forkstat", *options, stop_signal=signal.SIGINT) as program:
         program.wait_until_quiet()
+        yield program
+
+
+@contextlib.contextmanager
+def extrace(*options: str) -> Iterator[Measured]:
+    """Extrace with these options and its output in a file, listening."""
+    with _peer("extrace", *options, stop_signal=signal.SIGTERM) as program:
+        yield program
+
+
+@contextlib.contextmanager
+def _peer(name: str, *options: str, stop_signal: signal.Signals) -> Iterator[Measured]:
+    with _directory() as directory, _running(name, [name, *options], directory, stop_signal) as program:
+        _wait_listening(program)
         yield program
 
 
@@ -166,9 +219,7 @@ def _wait_listening(program: Measured) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         program.check_runs()
-        for line in Path("/proc/net/netlink").read_text().splitlines()[1:]:
-            protocol, port = line.split()[1:3]
-            if int(protocol) == _NETLINK_CONNECTOR and int(port) == program.process.pid:
-                return
+        if program.process.pid in {listener.port for listener in listeners()}:
+            return
         time.sleep(_LOOK_SECONDS)
-    raise BenchError("forkstat does not listen")
+    raise BenchError(f"{program.name} does not listen")
