@@ -2,7 +2,7 @@
 """The MESSAGE of an event: one line of printable text that stands alone.
 
     exec rsync[4711] root: rsync -a /srv backup:/srv (cron[912] cron.service)
-    exit rsync[4711] root: code 23 after 3.2s: rsync -a /srv backup:/srv (cron[912] cron.service)
+    exit rsync[4711] root: code 23 after 3.2s (CPU 2.1s, 84 MiB): rsync -a /srv backup:/srv (cron[912] cron.service)
 
 First the event, then who: comm, PID and user; then what; last where it came from: the parent and the unit.
 """
@@ -14,6 +14,11 @@ from collections.abc import Callable
 from procwatchd.journal.quote import printable
 from procwatchd.process.fields import FIELDS, exit_code, exit_signal
 from procwatchd.process.model import Process, Record
+from procwatchd.process.tally import Usage
+
+# Less goes without saying.
+CPU_SHOWN_USEC = 100_000
+MEMORY_SHOWN_BYTES = 64 << 20
 
 Show = Callable[[Process], str | None]
 
@@ -86,10 +91,22 @@ def _what_exit(record: Record, show_command: Show) -> str:
         end = f"code {exit_code(status)}"
     usec = FIELDS["DURATION_USEC"].of_record(record)
     if isinstance(usec, int):
-        end += f" after {duration(1000 * usec)}"
+        end += f" after {duration(1000 * usec)}{_took(record.usage)}"
     if record.found:
         end += ", found afterwards"
     return end + _command(record, show_command)
+
+
+def _took(usage: Usage | None) -> str:
+    """` (CPU 2.9s, 120 MiB)`, as far as it is worth a word."""
+    if usage is None:
+        return ""
+    words = []
+    if (usage.cpu_usec or 0) >= CPU_SHOWN_USEC:
+        words.append(f"CPU {duration(1000 * (usage.cpu_usec or 0))}")
+    if (usage.memory_peak or 0) >= MEMORY_SHOWN_BYTES:
+        words.append(f"{(usage.memory_peak or 0) >> 20} MiB")
+    return f" ({', '.join(words)})" if words else ""
 
 
 def duration(nanoseconds: int) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 import time
@@ -146,7 +147,7 @@ def test_a_thread_that_ends_by_itself_does_not_say_how_its_process_ends(
 
 def test_what_a_process_took(daemon: RunningDaemon, steps: str, tmp_path: Path) -> None:
     with Actor(
-        *(steps, "burn", "100", "touch", "64", "write", "8", "wait", "exit", "0"), cwd=tmp_path
+        *(steps, "burn", "120", "touch", "64", "write", "8", "wait", "exit", "0"), cwd=tmp_path
     ) as actor:
         actor.reached()
         ended = process_id(actor.pid)
@@ -159,6 +160,7 @@ def test_what_a_process_took(daemon: RunningDaemon, steps: str, tmp_path: Path) 
         assert 90_000 < number(entry, "CPU_USEC") < number(entry, "DURATION_USEC")
         assert 64 << 20 < number(entry, "MEMORY_PEAK") < 80 << 20
         assert 8 << 20 <= number(entry, "IO_WRITE_BYTES") < 9 << 20
+        assert re.search(r"code 0 after \d+ms \(CPU \d+ms, (6[4-9]|7\d) MiB\): ", entry["MESSAGE"])
     else:
         assert not [name for name in USAGE if field(entry, name) is not None]
 
