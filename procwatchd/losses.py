@@ -170,12 +170,11 @@ class Losses:
                 unwritten.since_usec - offset_usec,
                 unwritten.until_usec - offset_usec,
             )
-        if self._strange_acks:
-            text = (
-                f"listener: other programs subscribed to process events, or left, {self._strange_acks} times"
-            )
-            self._own("listener", text, DEBUG, count=self._strange_acks)
-            self._strange_acks = 0
+        if self._strange_acks and (at_once or time.monotonic() >= self._next_strange):
+            count, self._strange_acks = self._strange_acks, 0
+            self._next_strange = time.monotonic() + STRANGE_SECONDS
+            text = f"listener: other programs spoke to the kernel about process events, requests: {count}"
+            self._own("listener", text, DEBUG, count=count)
 
     def _tell_lost(self, lost: _Lost) -> None:
         since_usec = (lost.since_ns or lost.noted_since_ns) // 1000
@@ -229,7 +228,7 @@ class Losses:
         span = duration(blindness.until_ns - blindness.since_ns)
         self._own(
             "blind",
-            f"blind: it is over; within {span} {_or_unknown(missed_forks)} forks were not told; a resync follows",
+            f"blind: it is over; forks that were not told within {span}: {_or_unknown(missed_forks)}; a resync follows",
             WARNING,
             count=missed_forks,
             since_usec=since_usec,
@@ -260,4 +259,4 @@ class Losses:
 
 
 def _or_unknown(count: int | None) -> str:
-    return "an unknown number of" if count is None else str(count)
+    return "unknown" if count is None else str(count)

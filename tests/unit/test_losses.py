@@ -15,7 +15,7 @@ from procwatchd.kernel.heartbeat import Blindness
 from procwatchd.kernel.queue import Batch
 from procwatchd.kernel.sequence import Gap
 from procwatchd.ledger import Ledger
-from procwatchd.losses import LOCATE_SECONDS, Losses
+from procwatchd.losses import LOCATE_SECONDS, STRANGE_SECONDS, Losses
 from procwatchd.process import resync as resync_module
 from procwatchd.process.ends import Ends
 from procwatchd.process.procfs import Reader, Wants
@@ -235,7 +235,14 @@ def test_who_else_speaks_to_the_kernel(scene: Scene) -> None:
     scene.losses.tell(None, 0)
     ((kind, priority, text, fields),) = scene.entries
     assert (kind, priority, fields) == ("listener", DEBUG, {"count": 2})
-    assert "2 times" in text
+    assert text.endswith("requests: 2")
+    # Another daemon's heartbeat is no news each time.
+    scene.losses.note_strange_ack()
+    scene.losses.tell(None, 0)
+    assert len(scene.entries) == 1
+    scene.time.now_ns += int(STRANGE_SECONDS * SECOND)
+    scene.losses.tell(None, 0)
+    assert scene.entries[1][3] == {"count": 1}
 
 
 def test_a_blindness_that_begins(scene: Scene) -> None:
@@ -253,7 +260,7 @@ def test_a_blindness_that_ends(scene: Scene) -> None:
     assert (kind, priority) == ("blind", WARNING)
     assert fields == {"count": 42, "since_usec": 5_000_000, "until_usec": 8_000_000}
     assert "within 3s" in text
-    assert "42 forks" in text
+    assert "3s: 42;" in text
     assert scene.table.lost_ns == 8 * SECOND
     assert scene.resync_is_wanted()
     assert (scene.resync.summary.since_ns, scene.resync.summary.until_ns) == (5 * SECOND, 8 * SECOND)
