@@ -126,7 +126,11 @@ class Losses:
             ledger.lost_kernel_uncounted += uncounted
             lost.uncounted += uncounted
             self._table.lost(max(gap.until_ns for gap in gaps))
-            self._resync.request(lost.since_ns, lost.until_ns)
+            if uncounted or not (lost.kernel or lost.queue):
+                self._resync.request(lost.since_ns, lost.until_ns)
+            else:
+                # What a counter has was noted before, and a resync asked for.
+                self._resync.widen(lost.since_ns)
         new_records = (batch.records_lost - self.records) & 0xFFFFFFFF
         if new_records:
             lost.records += new_records

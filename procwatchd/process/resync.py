@@ -69,6 +69,12 @@ class Resync:
             wanted.since_ns = min(wanted.since_ns, since_ns)
             wanted.until_ns = max(wanted.until_ns, until_ns)
 
+    def widen(self, since_ns: int) -> None:
+        """The loss that is looked into began earlier than was known."""
+        for summary in (self._wanted, self.summary if self._running is not None else None):
+            if summary is not None:
+                summary.since_ns = min(summary.since_ns, since_ns)
+
     @property
     def is_running(self) -> bool:
         """Whether there is a step to do."""
