@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from procwatchd.journal.kinds import DEBUG, NOTICE, WARNING
-from procwatchd.journal.message import duration
+from procwatchd.journal.message import duration, or_unknown
 from procwatchd.journal.writer import Loss
 from procwatchd.kernel.cpus import format_cpus
 from procwatchd.kernel.heartbeat import Blindness
@@ -69,7 +69,8 @@ class _Lost:
 class Losses:
     """Keeps account of losses and blindness. One thread uses it.
 
-    `records` is how many records of ended tasks were lost in all. `want_acks` asks for an ACK of each CPU, which shows
+    `is_blind` says whether the kernel tells nothing now; `blindnesses` and `resyncs` are how many there were, `records`
+    how many records of ended tasks had no room. `want_acks` asks for an ACK of each CPU, which shows
     where a loss was; it does not wait.
     """
 
@@ -83,6 +84,9 @@ class Losses:
         want_acks: Callable[[], None],
     ) -> None:
         self.records = 0
+        self.is_blind = False
+        self.blindnesses = 0
+        self.resyncs = 0
         self._unreadable = 0
         self._ledger = ledger
         self._table = table
@@ -91,9 +95,6 @@ class Losses:
         self._own = own
         self._want_acks = want_acks
         self._lost = _Lost()
-        self.is_blind = False
-        self.blindnesses = 0
-        self.resyncs = 0
         self._acks_wanted = False
         self._last_batch_ns = time.monotonic_ns()
         self._strange_acks = 0
@@ -232,7 +233,7 @@ class Losses:
         span = duration(blindness.until_ns - blindness.since_ns)
         self._own(
             "blind",
-            f"blind: it is over; forks that were not told within {span}: {_or_unknown(missed_forks)}; a resync follows",
+            f"blind: it is over; forks that were not told within {span}: {or_unknown(missed_forks)}; a resync follows",
             WARNING,
             count=missed_forks,
             since_usec=since_usec,
@@ -245,8 +246,8 @@ class Losses:
         """Write an entry on what a resync found."""
         self.resyncs += 1
         text = (
-            f"resync: the table is right again; of processes had begun unseen: {summary.appeared}, ended: "
-            f"{summary.vanished}, become another program: {summary.execed}"
+            f"resync: the table is right again; processes that began unseen: {summary.appeared}, ended: "
+            f"{summary.vanished}, became another program: {summary.execed}"
         )
         count = summary.appeared + summary.vanished + summary.execed
         self._own(
@@ -260,7 +261,3 @@ class Losses:
             since_usec=summary.since_ns // 1000,
             until_usec=summary.until_ns // 1000,
         )
-
-
-def _or_unknown(count: int | None) -> str:
-    return "unknown" if count is None else str(count)

@@ -150,13 +150,14 @@ def _ids(record: Record, name: str) -> str:
     old_real, old_effective = (getattr(old, name, None), getattr(old, f"e{name}", None))
     changes = []
     if real != old_real:
-        changes.append(f"{name} {_or_unknown(old_real)} to {real}")
+        changes.append(f"{name} {or_unknown(old_real)} to {real}")
     if effective != old_effective and not (real == effective and old_real == old_effective):
-        changes.append(f"effective {name} {_or_unknown(old_effective)} to {effective}")
+        changes.append(f"effective {name} {or_unknown(old_effective)} to {effective}")
     return ", ".join(changes)
 
 
-def _or_unknown(value: int | None) -> str:
+def or_unknown(value: int | None) -> str:
+    """A number for people, who may not know it either."""
     return "unknown" if value is None else str(value)
 
 

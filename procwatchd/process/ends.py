@@ -24,6 +24,7 @@ from procwatchd.process.tally import Tally, Usage, usage_alone
 WAITING_LIMIT = 1 << 16
 WAITING_NS = 120_000_000_000
 
+# What was recorded so soon after the listening began may have had its EXIT before.
 BEGIN_NS = 10_000_000
 # From the start of a process to its FORK.
 FORK_NS = 50_000_000
@@ -120,7 +121,6 @@ class Ends:
         """The ends of those whose FORK and EXIT were both lost, by the records received before then; given once."""
         ends = []
         for record, received_ns in self.records.give_up(before_ns):
-            # What ended about when the listening began may have had its EXIT before.
             if record.flags & LAST and received_ns > self.begun_ns + BEGIN_NS:
                 process = self._table.stranger(record.tgid)
                 process.parent = self._table.parent_of(record, received_ns)

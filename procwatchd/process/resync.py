@@ -154,9 +154,9 @@ class Resync:
             different[pid] = known, reading
 
     def _differs(self, known: Process, reading: Reading) -> bool:
-        was_not_read = reading.argv is not None and known.image.argv != reading.argv
+        other_argv = reading.argv is not None and known.image.argv != reading.argv
         other_ids = reading.ids is not None and known.creds != self._table.creds(reading.ids)
-        return was_not_read or other_ids or _has_other_image(known, reading)
+        return other_argv or other_ids or _has_other_image(known, reading)
 
     def _settle(self) -> Iterator[list[Found]]:
         """Wait until all is worked off that was sent while /proc was read, and a moment after."""

@@ -281,4 +281,4 @@ def test_a_resync(scene: Scene, found: tuple[int, int, int], priority: int) -> N
         "since_usec": 2,
         "until_usec": 5,
     }
-    assert f"had begun unseen: {found[0]}, ended: {found[1]}, become another program: {found[2]}" in text
+    assert f"began unseen: {found[0]}, ended: {found[1]}, became another program: {found[2]}" in text
