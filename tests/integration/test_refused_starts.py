@@ -44,6 +44,19 @@ def run(directory: Path, *arguments: str, before: tuple[str, ...] = ()) -> subpr
     )
 
 
+def run_as_nobody(directory: Path, config: str) -> subprocess.CompletedProcess[str]:
+    """Where it is expected not to start."""
+    path = directory / "procwatchd.yaml"
+    path.write_text(config)
+    return subprocess.run(
+        [sys.executable, *AS_NOBODY, "-c", path, "--output", "text"],
+        env=environment(directory),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
     """A directory that belongs to nobody; pytest's own are closed to others."""
@@ -109,15 +122,7 @@ def test_without_privileges(open_directory: Path, steps: str) -> None:
     """Up to Linux 6.5 it is refused; later it works as far as a user may look, and says what is missing."""
     release = tuple(int(part) for part in os.uname().release.split(".")[:2])
     if release < UNPRIVILEGED_SINCE:
-        config = open_directory / "procwatchd.yaml"
-        config.write_text("")
-        ended = subprocess.run(
-            [sys.executable, *AS_NOBODY, "-c", config, "--output", "text"],
-            env=environment(open_directory),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        ended = run_as_nobody(open_directory, "")
         assert ended.returncode == 77
         assert "CAP_NET_ADMIN" in ended.stderr
         return
@@ -139,14 +144,7 @@ def test_without_accounting(open_directory: Path, steps: str, accounting: str) -
     release = tuple(int(part) for part in os.uname().release.split(".")[:2])
     config = f"capture: {{accounting: {accounting}}}"
     if accounting == "on" or release < UNPRIVILEGED_SINCE:
-        (open_directory / "procwatchd.yaml").write_text(config)
-        ended = subprocess.run(
-            [sys.executable, *AS_NOBODY, "-c", open_directory / "procwatchd.yaml", "--output", "text"],
-            env=environment(open_directory),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        ended = run_as_nobody(open_directory, config)
         assert ended.returncode == 77
         assert "CAP_NET_ADMIN" in ended.stderr
         return
@@ -159,16 +157,8 @@ def test_without_accounting(open_directory: Path, steps: str, accounting: str) -
 
 
 def test_a_runtime_directory_that_is_not_ours(open_directory: Path) -> None:
-    config = open_directory / "procwatchd.yaml"
-    config.write_text("")
     os.chown(open_directory, 0, 0)
     open_directory.chmod(0o755)
-    ended = subprocess.run(
-        [sys.executable, *AS_NOBODY, "-c", config, "--output", "text"],
-        env=environment(open_directory),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_as_nobody(open_directory, "")
     assert ended.returncode == 77
     assert str(open_directory / "run") in ended.stderr

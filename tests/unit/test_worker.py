@@ -481,3 +481,27 @@ def test_a_batch_of_forgeries_alone_does_not_end_the_worker(world: World) -> Non
     assert worker.ledger.foreign == 2
     assert [entry.fields["PROCWATCH_EVENT"] for entry in world.writer.entries] == ["exit"]
     batches.close()
+
+
+def traced(world: World, *events: tuple[int, ...]) -> list[tuple[str | None, str | None]]:
+    """The thread and the tracer of each ptrace entry."""
+    entries = world.send(*events)
+    assert {entry["PROCWATCH_EVENT"] for entry in entries} <= {"ptrace"}
+    return [(entry.get("PROCWATCH_TID"), entry.get("PROCWATCH_TRACER_PID")) for entry in entries]
+
+
+def test_of_a_traced_process_one_entry_tells(world: World) -> None:
+    """A debugger takes each thread; who asks for threads has each."""
+    attach = [(PTRACE, tid, 42, 7, 7) for tid in (43, 42, 44)]
+    detach = [(PTRACE, tid, 42, 0, 0) for tid in (42, 43, 44)]
+    world.start("capture: {events: [ptrace], threads: off}")
+    assert traced(world, *attach) == [(None, "7")]
+    assert traced(world, (PTRACE, 45, 42, 8, 8)) == [(None, "8")]
+    assert traced(world, (PTRACE, 45, 42, 0, 0)) == [(None, None)]
+    assert traced(world, *detach) == [(None, None)]
+    assert traced(world, *attach) == [(None, "7")]
+    # The tracer ends, and nobody tells what that let go; the next one with its id is another.
+    assert traced(world, (EXIT, 7, 7, 0), *attach) == [(None, "7")]
+    world.start("capture: {events: [ptrace], threads: on}")
+    assert traced(world, *attach) == [("43", "7"), (None, "7"), ("44", "7")]
+    assert traced(world, *detach) == [(None, None), ("43", None), ("44", None)]
