@@ -116,8 +116,8 @@ class Daemon:
         self._users = Users()
         self._connector = Connector(config.capture.receive_buffer_bytes)
         self._batches = BatchQueue()
-        self._taskstats, self._no_taskstats = _open_taskstats(config)
-        self._listener = Listener(self._connector, self._batches, self._taskstats)
+        self._accounting, self._no_accounting = _open_accounting(config)
+        self._listener = Listener(self._connector, self._batches, self._accounting)
         self._writer = _open_writer(options.output, self._boot_id)
         self._bell = Bell()
         self._worker = Worker(
@@ -135,7 +135,7 @@ class Daemon:
         # Blindnesses that are over and still to be told.
         self._blindnesses: deque[Blindness] = deque()
         self._next_check = time.monotonic() + CHECK_SECONDS
-        self._accounting = config.capture.accounting
+        self._accounting_asked = config.capture.accounting
         self._config = config
         self._problem = ""
         self._next_statistics = time.monotonic() + STATISTICS_SECONDS
@@ -162,7 +162,7 @@ class Daemon:
     def _start(self) -> None:
         self._users.start()
         self._worker.fork_watch.begin()
-        while self._taskstats is not None and self._taskstats.receive():
+        while self._accounting is not None and self._accounting.receive():
             pass  # of tasks whose EXIT was before
         early = self._connector.subscribe()
         self._listening_since_usec = time.monotonic_ns() // 1000
@@ -193,8 +193,8 @@ class Daemon:
             text += (
                 "; not in real time (LimitRTPRIO=1 or CAP_SYS_NICE is missing): more arguments will be missed"
             )
-        if self._no_taskstats:
-            text += f"; ends only as far as the connector tells of them: {self._no_taskstats}"
+        if self._no_accounting:
+            text += f"; ends only as far as the connector tells of them: {self._no_accounting}"
         since_usec = self._directory.last_listened_usec(self._boot_id)
         until_usec = None if since_usec is None else self._listening_since_usec
         if since_usec is not None:
@@ -304,7 +304,7 @@ class Daemon:
         text = f"reload: {_describe(config)}"
         if config.capture.receive_buffer_bytes != self._connector.receive_buffer_wanted:
             text += "; the new receive-buffer takes a restart"
-        if config.capture.accounting != self._accounting:
+        if config.capture.accounting != self._accounting_asked:
             text += "; the new accounting takes a restart"
         self._writer.write(self._worker.builder.own("reload", text, NOTICE))
 
@@ -324,8 +324,8 @@ class Daemon:
         self._users.close()
         self._connector.close()
         self._bell.close()
-        if self._taskstats is not None:
-            self._taskstats.close()
+        if self._accounting is not None:
+            self._accounting.close()
         self._batches.close()
 
     def _check(self, kernel_forks: int | None, ack: int | None) -> None:
@@ -387,7 +387,7 @@ def _raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
 
 
-def _open_taskstats(config: Config) -> tuple[Accounting | None, str]:
+def _open_accounting(config: Config) -> tuple[Accounting | None, str]:
     """What tells of ends, as the configuration asks for; or why there is none. Raises where there must be one."""
     if config.capture.accounting == "off":
         return None, "capture.accounting is off"
