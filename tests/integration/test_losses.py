@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from procwatchd.kernel.cpus import parse_cpus
@@ -42,6 +42,24 @@ def exits_of(daemon: RunningDaemon, ended: str) -> list[Entry]:
     return daemon.having(of("exit", process_id=ended))
 
 
+def check_loss(daemon: RunningDaemon, resync: Entry, since_usec: int, until_usec: int) -> dict[str, int]:
+    """A loss between these times is told with how many, when, and of which CPUs; gives the ledger after it."""
+    loss = daemon.wait_entry(of("loss"))
+    assert loss[f"{PREFIX}LOST_WHERE"] == "kernel"
+    assert str(loss["PRIORITY"]) == str(resync["PRIORITY"]) == "4"
+    # Of a CPU that had nothing to tell it begins with the last thing that was told.
+    assert number(loss, "SINCE_USEC") < number(loss, "UNTIL_USEC") < until_usec
+    assert since_usec < number(loss, "UNTIL_USEC")
+    cpus = parse_cpus(loss[f"{PREFIX}CPUS"])
+    assert cpus
+    assert cpus <= set(range(os.cpu_count() or 1))
+    assert number(resync, "SINCE_USEC") <= number(loss, "SINCE_USEC")
+    terms = terms_of(daemon.statistics())
+    check_sums(terms)
+    assert terms["LOST"] == sum(number(one, "COUNT") for one in daemon.having(of("loss"))) > 4000
+    return terms
+
+
 def test_after_a_loss_the_record_has_everybody(tmp_path: Path, steps: str) -> None:
     with (
         RunningDaemon(tmp_path, SMALL_BUFFER) as daemon,
@@ -50,6 +68,7 @@ def test_after_a_loss_the_record_has_everybody(tmp_path: Path, steps: str) -> No
         Actor(steps, "wait", "exec", "/bin/sleep", "1000") as execs,
         Actor(steps, "wait", "uid", "65534", "wait", "exit", "23") as changes,
         Actor(steps, "wait", "exit", "24") as stays,
+        ExitStack() as later,
     ):
         for actor in (ends, threaded, execs, changes, stays):
             actor.reached()
@@ -68,28 +87,14 @@ def test_after_a_loss_the_record_has_everybody(tmp_path: Path, steps: str) -> No
             execs.go()
             with Actor(steps, "note", "unseen", "exit", "25") as unseen:
                 unseen.end()
-            late = Actor(steps, "note", "began", "wait", "exit", "26")
-            late_process = late.__enter__()
-            late_process.reached()
+            late = later.enter_context(Actor(steps, "note", "began", "wait", "exit", "26"))
+            late.reached()
             comm = Path(f"/proc/{execs.pid}/comm")
             assert daemon.wait_until(lambda: comm.read_text() == "sleep\n")
         resync = daemon.wait_entry(of("resync"))
         until_usec = time.monotonic_ns() // 1000
 
-        loss = daemon.wait_entry(of("loss"))
-        assert loss[f"{PREFIX}LOST_WHERE"] == "kernel"
-        assert str(loss["PRIORITY"]) == str(resync["PRIORITY"]) == "4"
-        # Of a CPU that had nothing to tell it begins with the last thing that was told.
-        assert number(loss, "SINCE_USEC") < number(loss, "UNTIL_USEC") < until_usec
-        assert since_usec < number(loss, "UNTIL_USEC")
-        cpus = parse_cpus(loss[f"{PREFIX}CPUS"])
-        assert cpus
-        assert cpus <= set(range(os.cpu_count() or 1))
-        assert number(resync, "SINCE_USEC") <= number(loss, "SINCE_USEC")
-        terms = terms_of(daemon.statistics())
-        check_sums(terms)
-        assert terms["LOST"] == sum(number(one, "COUNT") for one in daemon.having(of("loss"))) > 4000
-
+        terms = check_loss(daemon, resync, since_usec, until_usec)
         for actor, code in ((ends, "21"), (threaded, "22")):
             (entry,) = exits_of(daemon, ids[actor])
             assert (entry[f"{PREFIX}EXIT_CODE"], entry[f"{PREFIX}RESYNC"]) == (code, "1")
@@ -98,13 +103,14 @@ def test_after_a_loss_the_record_has_everybody(tmp_path: Path, steps: str) -> No
         (found,) = daemon.having(lambda one: of("exec", pid=execs.pid, resync=1)(one))
         assert found[f"{PREFIX}CMDLINE"] == "/bin/sleep 1000"
         assert found[f"{PREFIX}PROCESS_ID"] == ids[execs]
-        (found,) = daemon.having(of("exec", pid=late_process.pid))
+        (found,) = daemon.having(of("exec", pid=late.pid))
         assert found[f"{PREFIX}CMDLINE"] == f"{steps} note began wait exit 26"
         assert found[f"{PREFIX}RESYNC"] == "1"
-        assert (number(resync, "VANISHED"), number(resync, "APPEARED"), number(resync, "EXECED")) >= (3, 1, 1)
+        for name, least in (("VANISHED", 3), ("APPEARED", 1), ("EXECED", 1)):
+            assert number(resync, name) >= least, name
 
         # From here on all is as if nothing had been.
-        for actor in (changes, stays, late_process):
+        for actor in (changes, stays, late):
             actor.go()
             ended = process_id(actor.pid)
             actor.end()
@@ -115,7 +121,6 @@ def test_after_a_loss_the_record_has_everybody(tmp_path: Path, steps: str) -> No
         execs.end()
         assert daemon.wait_entry(of("exit", pid=execs.pid))[f"{PREFIX}CMDLINE"] == "/bin/sleep 1000"
         assert len(exits_of(daemon, ids[ends])) == len(exits_of(daemon, ids[execs])) == 1
-        late.__exit__(None, None, None)
         assert daemon.stop() == 0
         assert check_end(daemon.entries[-1])["LOST"] == terms["LOST"]
 
