@@ -22,6 +22,7 @@ from procwatchd.rules import pattern
 from procwatchd.rules.names import Scope, Target, UnknownNameError, resolve, suggestion
 from procwatchd.rules.pattern import Get, Predicate
 from procwatchd.rules.regex import RegexError, compile_regex
+from procwatchd.rules.requirement import DELETED, EXECUTABLES, Requirements, requirements_of
 
 # Limits.
 VALUE_LIMIT = 4096  # characters of one value: no path is longer
@@ -45,8 +46,6 @@ _GROUPS = ("any", "all", "not")
 _TRUTH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
-_EXECUTABLES = ("EXE", "PARENT_EXE", "TRACER_EXE")
-_DELETED = b" (deleted)"  # the kernel's mark behind the path of a file that was removed or replaced
 _SIGNALS = tuple(map(signal_name, range(1, 65)))
 
 # What a test costs, roughly, so that the cheap ones are tried first.
@@ -68,7 +67,8 @@ class Match:
     """A compiled match. `test` presumes that the record's event is one of `events` (None: of any kind).
 
     `needs` are the names in FIELDS it looks at. `tag_tests` are what it asks of tags. `is_guarded`: it
-    silences, and looks at a path that means something only in the host's own mount namespace.
+    silences, and looks at a path that means something only in the host's own mount namespace. Where one of
+    `requirements` is not met, `test` is False.
     """
 
     test: Predicate
@@ -76,6 +76,7 @@ class Match:
     needs: frozenset[str]
     tag_tests: tuple[TagTest, ...]
     is_guarded: bool
+    requirements: Requirements
 
     def holds(self, record: Record, tags: Collection[str] = ()) -> bool:
         """Whether `record` matches, where earlier rules gave it `tags`."""
@@ -93,7 +94,14 @@ def compile_match(tree: Tree, *, silences: bool = False, cased: bool = True) -> 
     test = compiler.mapping(tree, (), events_taken=events is not None)
     if compiler.problems:
         raise MatchError(compiler.problems)
-    return Match(test, events, frozenset(compiler.needs), tuple(compiler.tag_tests), compiler.is_guarded)
+    return Match(
+        test,
+        events,
+        frozenset(compiler.needs),
+        tuple(compiler.tag_tests),
+        compiler.is_guarded,
+        requirements_of(tree, cased=cased) if isinstance(tree, dict) else {},
+    )
 
 
 def _never(_subject: Any, _tags: Collection[str]) -> bool:
@@ -334,7 +342,7 @@ class _Compiler:
         cased = self.cased or "cased" in key.modifiers
         tests: list[Predicate] = []
         for group in _grouped(key, items):
-            parsed = [_widened(text, before, after) for _, text in group]
+            parsed = [pattern.parse_widened(text, before=before, after=after) for _, text in group]
             try:
                 tests.append(pattern.matches_any(get, parsed, cased=cased))
             except RegexError as error:  # of one that has wildcards inside; which, the engine does not say
@@ -366,12 +374,12 @@ def _compared(target: Target, items: list[Item]) -> Get:
     value speaks of the mark itself, it counts.
     """
     get = target.get
-    if target.field.name not in _EXECUTABLES or any("(deleted" in text for _, text in items):
+    if target.field.name not in EXECUTABLES or any("(deleted" in text for _, text in items):
         return get
 
     def without_mark(subject: Any) -> Value:
         value = get(subject)
-        return value.removesuffix(_DELETED) if isinstance(value, bytes) else value
+        return value.removesuffix(DELETED) if isinstance(value, bytes) else value
 
     return without_mark
 
@@ -407,13 +415,6 @@ def _misuse(key: _Key) -> str:
     if "all" in used and key.kind is Kind.NUMBER:
         return "'|all' is for text, and this is a number"
     return ""
-
-
-def _widened(text: str, before: bool, after: bool) -> list[pattern.Part]:
-    parts = pattern.parse_pattern(text)
-    any_ = [pattern.Wild.ANY]
-    front = any_ if before and parts[:1] != any_ else []
-    return [*front, *parts, *(any_ if after and parts[-1:] != any_ else [])]
 
 
 def _compares(get: Get, compare: Callable[[int, int], bool], limit: int) -> Predicate:

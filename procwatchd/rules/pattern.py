@@ -50,6 +50,14 @@ def parse_pattern(text: str) -> list[Part]:
     return [*parts, literal] if literal else parts
 
 
+def parse_widened(text: str, *, before: bool, after: bool) -> list[Part]:
+    """The same where anything may stand before the pattern, or after it."""
+    parts = parse_pattern(text)
+    any_: list[Part] = [Wild.ANY]
+    front = any_ if before and parts[:1] != any_ else []
+    return [*front, *parts, *(any_ if after and parts[-1:] != any_ else [])]
+
+
 @dataclass(slots=True)
 class _Sorted:
     """Patterns by the cheapest way to tell them."""
@@ -150,17 +158,22 @@ def _contains(get: Get, texts: list[str]) -> Predicate:
     return test
 
 
+def text_of(value: Value) -> str | None:
+    """The text of a value, None where it is none; what is not UTF-8 there is U+FFFD."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        # A surrogate would make the engine find nothing.
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    return None
+
+
 def finds(get: Get, searches: list[Callable[[str], bool]]) -> Predicate:
-    """True where one of `searches` finds something in the value's text; what is not UTF-8 there is U+FFFD."""
+    """True where one of `searches` finds something in the value's text."""
 
     def test(subject: Any, _tags: Collection[str]) -> bool:
-        value = get(subject)
-        if isinstance(value, bytes):
-            text = value.decode("utf-8", "replace")
-        elif isinstance(value, str):
-            # A surrogate would make the engine find nothing.
-            text = value if value.isascii() else value.encode("utf-8", "replace").decode()
-        else:
+        text = text_of(get(subject))
+        if text is None:
             return False
         for search in searches:  # noqa: SIM110  as above
             if search(text):

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from procwatchd.process.fields import EVENTS
 from procwatchd.process.model import Record
+from procwatchd.rules.index import Index
 from procwatchd.rules.match import Match
 from procwatchd.rules.template import Template
 
@@ -97,16 +98,19 @@ class RuleSet:
             event: tuple((rule.match.test, prebuilt[rule.name], rule) for rule in rules)
             for event, rules in self.by_event.items()
         }
+        self._indexes = _indexes(self._steps)
 
     def decide(self, record: Record) -> Decision:
         """What becomes of `record`. Most often no allocation: the answer is the same object each time."""
-        steps = self._steps.get(record.event, ())
+        event = record.event
+        index = self._indexes.get(event)
+        steps = self._steps.get(event, ()) if index is None else index.tried(record)
         for test, decision, _ in steps:
             if test(record, ()):
                 return decision if decision is not None else self._decide_tagged(record, steps)
         return self._unmatched
 
-    def _decide_tagged(self, record: Record, steps: tuple[_Step, ...]) -> Decision:
+    def _decide_tagged(self, record: Record, steps: Sequence[_Step]) -> Decision:
         """The same where a rule that tags matched: from the start, adding up."""
         so_far = _Sum(self.priority)
         for test, _, rule in steps:
@@ -122,6 +126,19 @@ class RuleSet:
         alone = _Sum(self.priority)
         alone.add(rule)
         return alone.decision(rule.action, rule.name)
+
+
+def _indexes(steps: dict[str, tuple[_Step, ...]]) -> dict[str, Index[_Step]]:
+    """An index for each event with rules enough, one for all that have the same rules: it takes memory."""
+    by_names: dict[tuple[str, ...], Index[_Step]] = {}
+    found: dict[str, Index[_Step]] = {}
+    for event, of_event in steps.items():
+        names = tuple(rule.name for _, _, rule in of_event)
+        if names not in by_names:
+            by_names[names] = Index((step, step[2].match.requirements) for step in of_event)
+        if not by_names[names].is_plain:
+            found[event] = by_names[names]
+    return found
 
 
 def _needs(rule: Rule) -> frozenset[str]:
