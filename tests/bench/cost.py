@@ -1,152 +1,147 @@
 # SPDX-License-Identifier: MIT
-"""What it costs to log short processes, and whether what is logged has their arguments.
+"""What it costs to log short processes to journald: the exec and the exit of each.
 
-Both programs write the exec and the exit of each process to a file. Their rounds alternate, so that what else
-goes on in the machine hits both; a process of someone else's costs them the same, and is counted as `other_forks`.
+forkstat cannot write to journald: systemd-cat does it, and belongs to the cost. The rounds alternate, so that what else
+goes on in the machine hits all; a process of someone else's costs them the same, and is counted as `other_forks`.
+What journald itself takes stands beside it: an entry of many fields is more work than a line.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
-from tests.bench.load import MARK, Load, forks_of_the_machine
-from tests.bench.measured import Measured, forkstat, procwatchd
+from tests.bench.load import Load, forks_of_the_machine
+from tests.bench.measured import Measured, cpu_ns, forkstat_to_journal, procwatchd
+from tests.bench.table import Row, Table
+from tests.integration.journald import PrivateJournald
 
 ROUNDS = 3
+TARGET_RATIO = 1.0
 
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What of the load is in the output: execs, exits, and how many of the execs have the arguments.
-
-    No PID counts more often than the load had it: where PIDs are few and others busy, some have it next.
-    """
-
-    execs: int
-    exits: int
-    with_arguments: int
+_Start = Callable[[PrivateJournald], AbstractContextManager[Measured]]
+PROGRAMS: dict[str, _Start] = {
+    "procwatchd": lambda journald: procwatchd(journald=journald),
+    "forkstat": lambda journald: forkstat_to_journal(journald, "-x", "-e", "exec,exit"),
+    "forkstat -r": lambda journald: forkstat_to_journal(journald, "-r", "-x", "-e", "exec,exit"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One program, measured once: CPU time of the program, by the processes of the load."""
+    """One program, measured once: CPU times by the processes of the load; `missing` execs and exits are not stored."""
 
     usec_per_process: float
-    processes: int
+    journald_usec_per_process: float
+    missing: int
     other_forks: int
-    found: Found
-
-    @property
-    def arguments_share(self) -> float:
-        """The share of the load's processes whose exec was logged with its arguments."""
-        return self.found.with_arguments / self.processes
-
-    @property
-    def missing(self) -> int:
-        """How many of the load's execs and exits are not in the output."""
-        return 2 * self.processes - self.found.execs - self.found.exits
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """All rounds, with these options of forkstat."""
+    """All rounds, by program."""
 
-    options: str
-    daemon: list[Round]
-    forkstat: list[Round]
+    processes: int
+    rounds: dict[str, list[Round]]
 
-    @property
-    def ratio(self) -> float:
-        """How many times forkstat's CPU time procwatchd takes: medians, one by the other."""
-        return median_usec(self.daemon) / median_usec(self.forkstat)
+    def usec(self, name: str) -> float:
+        """The program's CPU time of the round in the middle."""
+        return median(one.usec_per_process for one in self.rounds[name])
 
-
-def median_usec(rounds: list[Round]) -> float:
-    """The CPU time of the round in the middle."""
-    return median(one.usec_per_process for one in rounds)
+    def journald_usec(self, name: str) -> float:
+        """The same of journald."""
+        return median(one.journald_usec_per_process for one in self.rounds[name])
 
 
-def median_share(rounds: list[Round]) -> float:
-    """The share of execs with arguments of the round in the middle."""
-    return median(one.arguments_share for one in rounds)
-
-
-def measure(load: Load, processes: int, options: str) -> Cost:
-    """Measure both programs, forkstat with these options, alternately."""
-    cost = Cost(options, [], [])
+def measure(load: Load, processes: int) -> Cost:
+    """Measure all programs, alternately."""
+    cost = Cost(processes, {name: [] for name in PROGRAMS})
     for n in range(ROUNDS):
-        # Who comes second has a warmer machine: each in turn.
-        for is_daemon in (True, False) if n % 2 == 0 else (False, True):
-            if is_daemon:
-                cost.daemon.append(_round(procwatchd(), load, processes, find_in_json))
-            else:
-                program = forkstat(*options.split())
-                cost.forkstat.append(_round(program, load, processes, find_in_forkstat))
+        # Who comes later has a warmer machine: each in turn.
+        for name in list(PROGRAMS)[:: -1 if n % 2 else 1]:
+            cost.rounds[name].append(_round(PROGRAMS[name], load, processes))
     return cost
 
 
-def _round(
-    program: AbstractContextManager[Measured],
-    load: Load,
-    processes: int,
-    find: Callable[[Path, Iterable[int]], Found],
-) -> Round:
-    with program as running:
+def _round(start: _Start, load: Load, processes: int) -> Round:
+    with PrivateJournald() as journald, start(journald) as running:
         others_before = forks_of_the_machine()
-        before_ns = running.cpu_ns()
-        pids = load.spawn(processes)
+        before_ns, journald_before_ns = running.cpu_ns(), cpu_ns(journald.pid)
+        pids = [one.pid for one in load.spawn(processes)]
         running.wait_until_quiet()
         used_ns = running.cpu_ns() - before_ns
         # The spawning program itself is one fork.
         other_forks = forks_of_the_machine() - others_before - processes - 1
+        journald_ns = cpu_ns(journald.pid) - journald_before_ns
         running.stop()
-        return Round(used_ns / 1000 / processes, processes, other_forks, find(running.output, pids))
+        journald.sync()
+        find = _stored_by_daemon if running.helper is None else _stored_by_forkstat
+        missing = 2 * processes - _of_load(pids, find(journald))
+    return Round(used_ns / 1000 / processes, journald_ns / 1000 / processes, missing, other_forks)
 
 
-def find_in_json(output: Path, pids: Iterable[int]) -> Found:
-    """Look for the load in JSON lines: an exec has its arguments where IDENTITY=same, and they are the load's."""
-    execs, exits, with_arguments = Counter[int](), Counter[int](), Counter[int]()
-    with output.open("rb") as lines:
-        for line in lines:
-            entry = json.loads(line)
-            pid = int(entry.get("PROCWATCH_PID", 0))
-            if entry["PROCWATCH_EVENT"] == "exit":
-                exits[pid] += 1
-            elif entry["PROCWATCH_EVENT"] == "exec":
-                execs[pid] += 1
-                if entry["PROCWATCH_IDENTITY"] == "same" and MARK in entry.get("PROCWATCH_CMDLINE", ""):
-                    with_arguments[pid] += 1
-    return _of_load(pids, execs, exits, with_arguments)
+def _stored_by_daemon(journald: PrivateJournald) -> Iterable[tuple[str, int]]:
+    fields = "PROCWATCH_EVENT,PROCWATCH_PID"
+    for line in _journalctl(journald, "json", f"--output-fields={fields}"):
+        entry = json.loads(line)
+        yield entry.get("PROCWATCH_EVENT", ""), int(entry.get("PROCWATCH_PID", 0))
 
 
-def find_in_forkstat(output: Path, pids: Iterable[int]) -> Found:
-    """Look for the load in what forkstat printed.
+def _stored_by_forkstat(journald: PrivateJournald) -> Iterable[tuple[str, int]]:
+    """Its lines are `TIME EVENT PID …`."""
+    for line in _journalctl(journald, "cat"):
+        words = line.split(None, 3)
+        if len(words) >= 3 and words[2].isdigit():
+            yield words[1].decode(errors="replace"), int(words[2])
 
-    Its lines are `TIME exec PID UID EUID TTY COMMAND`; where it came too late, there is `<unknown>`, or the bare
-    comm instead of the command.
+
+def _journalctl(journald: PrivateJournald, output: str, *options: str) -> list[bytes]:
+    command = ["journalctl", "--quiet", "-D", str(journald.logs), "--output", output, *options]
+    return subprocess.run(command, check=True, capture_output=True).stdout.splitlines()
+
+
+def _of_load(pids: list[int], told: Iterable[tuple[str, int]]) -> int:
+    """How many execs and exits of the load are told.
+
+    No PID counts more often than the load had it: where PIDs are few and others busy, some have it next.
     """
-    execs, exits, with_arguments = Counter[int](), Counter[int](), Counter[int]()
-    with output.open("rb") as lines:
-        for line in lines:
-            words = line.split(None, 3)
-            if len(words) < 3 or not words[2].isdigit():
-                continue
-            pid = int(words[2])
-            if words[1] == b"exit":
-                exits[pid] += 1
-            elif words[1] == b"exec":
-                execs[pid] += 1
-                if MARK.encode() in line:
-                    with_arguments[pid] += 1
-    return _of_load(pids, execs, exits, with_arguments)
+    wanted = Counter((event, pid) for pid in pids for event in ("exec", "exit"))
+    return (wanted & Counter(told)).total()
 
 
-def _of_load(pids: Iterable[int], *counts: Counter[int]) -> Found:
-    load = Counter(pids)
-    return Found(*((count & load).total() for count in counts))
+def table(cost: Cost) -> Table:
+    """CPU time by process, and what it is of forkstat's."""
+    names = list(cost.rounds)
+    own, *peers = (cost.usec(name) for name in names)
+    # The peer that takes less is the one to be held against.
+    ratio = own / min(peers)
+    rows = [
+        Row("CPU µs a process", tuple(f"{cost.usec(name):.1f}" for name in names), details=_details(cost)),
+        Row(
+            "  procwatchd's by this",
+            ("", *(f"{own / peer:.2f}" for peer in peers)),
+            f"≤ {TARGET_RATIO}",
+            ratio <= TARGET_RATIO,
+        ),
+        Row("  journald's µs", tuple(f"{cost.journald_usec(name):.1f}" for name in names)),
+        _worst(cost, "  not stored, worst round", lambda one: one.missing),
+        _worst(cost, "  forks by others, worst round", lambda one: one.other_forks),
+    ]
+    title = f"{cost.processes:,} processes, exec and exit to journald"
+    return Table(title, ("procwatchd", *(f"{name} | systemd-cat" for name in names[1:])), rows)
+
+
+def _worst(cost: Cost, work: str, figure: Callable[[Round], int]) -> Row:
+    return Row(work, tuple(f"{max(map(figure, rounds)):,}" for rounds in cost.rounds.values()))
+
+
+def _details(cost: Cost) -> tuple[str, ...]:
+    return tuple(
+        f"{name}, each round: {', '.join(f'{one.usec_per_process:.1f}' for one in rounds)}"
+        for name, rounds in cost.rounds.items()
+    )

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""A program that is measured: procwatchd, forkstat or extrace, writing to a file.
+"""A program that is measured: procwatchd, forkstat, extrace or execsnoop.bt, writing to a file.
 
 Facts:
 - /proc/PID/task/TID/schedstat begins with the ns a thread was on a CPU; what runs now is up to a tick behind
   [Documentation/scheduler/sched-stats.rst]. The sum is exact for a process that sleeps.
 - What forkstat writes to a file is buffered by stdio: all of it is there only once it has ended.
+- bpftrace looks for tracepoints in debugfs or tracefs, which not every machine has mounted.
 - /proc/net/netlink has the port and the groups of each socket, how many datagrams it had no room for, and its inode as
   the last column [net/netlink/af_netlink.c].
 """
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.load import BenchError
+from tests.integration.journald import PrivateJournald
 
 ROOT = Path(__file__).parents[2]
 SHIPPED_CONFIGURATION = ROOT / "etc" / "procwatchd.yaml"
@@ -37,25 +39,39 @@ _GROUP = 1
 _LOOK_SECONDS = 0.1
 _LOOKS = 3
 _QUIET_NS = 2_000_000
+# Where Debian has it, and others.
+_EXECSNOOP = ("/usr/sbin/execsnoop.bt", "/usr/share/bpftrace/tools/execsnoop.bt")
+# Both in a mount namespace of their own, so that nothing of it is left on the machine.
+_CAT = """
+mount -t tmpfs no /run && mkdir -p /run/systemd/journal && mount --bind "$0" /run/systemd/journal || exit
+exec systemd-cat --identifier=forkstat
+"""
+_SNOOP = 'mount -t debugfs no /sys/kernel/debug; mount -t tracefs no /sys/kernel/tracing; exec bpftrace "$0"'
 
 
 @dataclass(slots=True)
 class Measured:
-    """A running program and its `output` file."""
+    """A running program and its `output` file; `helper` is the one that it writes to, where there is one."""
 
     name: str
     process: subprocess.Popen[bytes]
     output: Path
     errors: Path
     stop_signal: signal.Signals
+    helper: subprocess.Popen[bytes] | None = None
 
     def cpu_ns(self) -> int:
-        """The CPU time of all its threads."""
+        """The CPU time of all its threads, and of its helper's."""
+        helper_ns = 0 if self.helper is None else cpu_ns(self.helper.pid)
+        return cpu_ns(self.process.pid) + helper_ns
+
+    def switches(self) -> int:
+        """How often its threads were taken off a CPU: each time but the first, they had been woken up before."""
         total = 0
-        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
-            # A thread may end between the two.
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                total += int((thread / "schedstat").read_text().split()[0])
+        for status in Path(f"/proc/{self.process.pid}/task").glob("*/status"):
+            for line in status.read_text().splitlines():
+                if line.startswith(("voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:")):
+                    total += int(line.split()[1])
         return total
 
     def memory_kib(self, name: str = "VmRSS") -> int:
@@ -106,6 +122,18 @@ class Measured:
             self.process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise BenchError(f"{self.name} did not end within {PATIENCE_SECONDS:.0f} s") from error
+        if self.helper is not None:
+            self.helper.wait(PATIENCE_SECONDS)
+
+
+def cpu_ns(pid: int) -> int:
+    """The CPU time of all threads of a process."""
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        # A thread may end between the two.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            total += int((thread / "schedstat").read_text().split()[0])
+    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,20 +157,25 @@ def listeners() -> list[Listener]:
 
 
 @contextlib.contextmanager
-def procwatchd(configuration: str | None = None) -> Iterator[Measured]:
-    """The daemon with JSON to a file, READY: with this configuration, or as shipped and quiet."""
+def procwatchd(
+    configuration: str | None = None, journald: PrivateJournald | None = None
+) -> Iterator[Measured]:
+    """The daemon, READY: with this configuration, or as shipped and quiet; to journald, or with JSON to a file."""
     with _directory() as directory:
         path = SHIPPED_CONFIGURATION
         if configuration is not None:
             path = directory / "procwatchd.yaml"
             path.write_text(configuration)
-        command = [sys.executable, "-m", "procwatchd", "-c", str(path), "--output", "json"]
+        output = "json" if journald is None else "journal"
+        command = [sys.executable, "-m", "procwatchd", "-c", str(path), "--output", output]
         address = str(directory / "notify")
         environment = {
             **os.environ,
             "RUNTIME_DIRECTORY": str(directory / "run"),
             "NOTIFY_SOCKET": address,
         }
+        if journald is not None:
+            environment["PROCWATCHD_JOURNAL_SOCKET"] = journald.socket_path
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.bind(address)
             with _running("procwatchd", command, directory, signal.SIGTERM, environment) as daemon:
@@ -170,8 +203,39 @@ def extrace(*options: str) -> Iterator[Measured]:
 
 
 @contextlib.contextmanager
-def _peer(name: str, *options: str, stop_signal: signal.Signals) -> Iterator[Measured]:
-    with _directory() as directory, _running(name, [name, *options], directory, stop_signal) as program:
+def forkstat_to_journal(journald: PrivateJournald, *options: str) -> Iterator[Measured]:
+    """Forkstat piped to systemd-cat, which writes to this journald; both are measured."""
+    command = ["unshare", "--mount", "sh", "-c", _CAT, str(journald.run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as cat:
+        try:
+            assert cat.stdin is not None
+            with _peer("forkstat", *options, stop_signal=signal.SIGINT, stdout=cat.stdin.fileno()) as program:
+                cat.stdin.close()
+                program.helper = cat
+                program.wait_until_quiet()
+                yield program
+        finally:
+            cat.kill()
+
+
+@contextlib.contextmanager
+def execsnoop() -> Iterator[Measured]:
+    """The execsnoop.bt of bpftrace with its output in a file, attached and quiet."""
+    script = next((path for path in _EXECSNOOP if Path(path).exists()), None)
+    if script is None:
+        raise BenchError("there is no execsnoop.bt: apt-get install bpftrace")
+    command = ["unshare", "--mount", "sh", "-c", _SNOOP, script]
+    with _directory() as directory, _running("execsnoop.bt", command, directory, signal.SIGINT) as program:
+        program.wait_until_quiet()
+        yield program
+
+
+@contextlib.contextmanager
+def _peer(
+    name: str, *options: str, stop_signal: signal.Signals, stdout: int | None = None
+) -> Iterator[Measured]:
+    command = [name, *options]
+    with _directory() as directory, _running(name, command, directory, stop_signal, stdout=stdout) as program:
         _wait_listening(program)
         yield program
 
@@ -189,12 +253,18 @@ def _running(
     directory: Path,
     stop_signal: signal.Signals,
     environment: dict[str, str] | None = None,
+    stdout: int | None = None,
 ) -> Iterator[Measured]:
-    """Start a program; it has ended when this is left."""
+    """Start a program, with its output in a file or to `stdout`; it has ended when this is left."""
     output, errors = directory / "output", directory / "errors"
-    with output.open("wb") as stdout, errors.open("wb") as stderr:
+    with output.open("wb") as file, errors.open("wb") as stderr:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file if stdout is None else stdout,
+            stderr=stderr,
         )
     try:
         yield Measured(name, process, output, errors, stop_signal)

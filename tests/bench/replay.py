@@ -26,14 +26,15 @@ from procwatchd.journal.writer import Loss
 from procwatchd.kernel import wire
 from procwatchd.kernel.clock import Clock
 from procwatchd.kernel.queue import Batch, BatchQueue
+from procwatchd.process import table as lives
 from procwatchd.process.model import Record
 from procwatchd.process.procfs import Reader
-from procwatchd.process.table import Table
 from procwatchd.process.users import Users
 from procwatchd.rules.ruleset import Decision
 from procwatchd.worker import Worker, wants
 from tests.bench.load import BenchError
 from tests.bench.measured import SHIPPED_CONFIGURATION
+from tests.bench.table import Row, Table
 
 _Item = TypeVar("_Item")
 
@@ -152,11 +153,11 @@ def _datagrams(events: int, status: int) -> list[bytes]:
 def _exec_records(config: Config, builder: EntryBuilder, count: int) -> list[Record]:
     """Records of as many execs: of this process again and again, each with an image of its own, as execs have."""
     reader = Reader(wants(config, builder, config.rules))
-    table = Table(Clock(), Users())
-    table.scan(reader)
+    alive = lives.Table(Clock(), Users())
+    alive.scan(reader)
     pid, now_ns = os.getpid(), time.monotonic_ns()
     reading = reader.read(pid)
-    processes = [table.exec(pid, reading, now_ns) for _ in range(count)]
+    processes = [alive.exec(pid, reading, now_ns) for _ in range(count)]
     return [Record("exec", process, now_ns, "proc", process.image.identity) for process in processes]
 
 
@@ -182,3 +183,22 @@ def _settled_memory() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def table(replay: Replay) -> Table:
+    """µs of each step."""
+    rows = [
+        Row(name, (f"{step.usec:.2f}",), details=(_rounds(step),))
+        for name, step in (
+            ("fork and exit, dropped, an event", replay.dropped),
+            ("fork and exit, all exits logged, an event", replay.logged),
+            ("building an exec's entry", replay.build),
+            ("  as JSON", replay.json),
+            ("  in the native protocol", replay.native),
+        )
+    ]
+    return Table("the worker alone, made-up events, µs", ("procwatchd",), rows)
+
+
+def _rounds(step: Step) -> str:
+    return f"each round: {', '.join(f'{usec:.2f}' for usec in step.rounds_usec)}"

@@ -2,7 +2,8 @@
 """A real systemd-journald of the test's own: no root, no systemd as PID 1, nothing of the host's journal.
 
 Facts (systemd 252 and 257):
-- Given one datagram socket as fd 3 journald takes entries from it, and leaves the kernel's audit socket alone.
+- Given a datagram socket as fd 3 journald takes entries from it, and leaves the kernel's audit socket alone. A
+  listening stream socket whose path is `stdout` in its runtime directory takes lines from systemd-cat.
 - Without the file `flushed` in its runtime directory it stores elsewhere.
 - SIGRTMIN+1 makes it write everything to disk and then touch `synced` in its runtime directory.
 - Where the sender is in a unit, journald limits its rate to some ten thousand entries in 30 seconds.
@@ -27,7 +28,7 @@ DAEMON = Path("/lib/systemd/systemd-journald")
 PATIENCE_SECONDS = 20.0
 
 # LISTEN_PID must be the daemon's own, so that only a shell in between can tell it.
-_SCRIPT = 'exec 3<&"$1" && LISTEN_PID=$$ exec "$2"'
+_SCRIPT = 'exec 3<&"$1" 4<&"$2" && LISTEN_PID=$$ exec "$3"'
 
 
 class PrivateJournald:
@@ -68,24 +69,30 @@ class PrivateJournald:
 
     def start(self) -> None:
         """Start it on what is in the directory; it takes entries when this returns."""
-        Path(self.socket_path).unlink(missing_ok=True)
+        stream_path = str(self.run / "stdout")
+        for path in (self.socket_path, stream_path):
+            Path(path).unlink(missing_ok=True)
         environment = {
             "RUNTIME_DIRECTORY": str(self.run),
             "LOGS_DIRECTORY": str(self.logs),
             "SYSTEMD_LOG_TARGET": "console",
-            "LISTEN_FDS": "1",
+            "LISTEN_FDS": "2",
         }
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream,
             (self.directory / "output").open("ab") as output,
         ):
             listener.bind(self.socket_path)
             # As systemd-journald-dev-log.socket has it; each datagram says who sent it.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            stream.bind(stream_path)
+            stream.listen()
+            fds = listener.fileno(), stream.fileno()
             self._process = subprocess.Popen(
-                ["/bin/bash", "-c", _SCRIPT, "journald", str(listener.fileno()), str(DAEMON)],
+                ["/bin/bash", "-c", _SCRIPT, "journald", *map(str, fds), str(DAEMON)],
                 env=environment,
-                pass_fds=[listener.fileno()],
+                pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

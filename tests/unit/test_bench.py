@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""How the benchmark reads what the programs print, and how it shows its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.arguments import CASES, RATE, read_told
+from tests.bench.cost import _of_load
+from tests.bench.latency import Delays, find_delays
+from tests.bench.load import Spawned
+from tests.bench.table import Row, Table, render
+
+MARK = b"procwatchd-bench-4"
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "is_recorded"),
+    [
+        (
+            "procwatchd",
+            b'{"PROCWATCH_EVENT": "exec", "PROCWATCH_PID": "77", "PROCWATCH_SOURCE": "recorder",'
+            b' "PROCWATCH_CMDLINE": "/tmp/dynamic ' + MARK + b' 12"}',
+            True,
+        ),
+        (
+            "procwatchd",
+            b'{"PROCWATCH_EVENT": "exec", "PROCWATCH_PID": "77", "PROCWATCH_SOURCE": "proc",'
+            b' "PROCWATCH_CMDLINE": "/tmp/dynamic ' + MARK + b' 12"}',
+            False,
+        ),
+        ("forkstat", b"10:11:12 exec      77               /tmp/dynamic " + MARK + b" 12", False),
+        ("extrace", b"    77 /tmp/dynamic " + MARK + b" 12", False),
+        ("execsnoop.bt", b"1296       77    /tmp/dynamic " + MARK + b" 12", False),
+    ],
+)
+def test_an_exec_is_read_with_pid_case_and_number(
+    tmp_path: Path, name: str, line: bytes, *, is_recorded: bool
+) -> None:
+    output = tmp_path / "output"
+    output.write_bytes(b"\xff something else\n" + line + b"\n")
+    assert list(read_told(name, output)) == [((77, 4, 12), is_recorded)]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("forkstat", b"10:11:12 exec      77               <unknown>"),
+        ("extrace", b"    77 ''"),
+        ("procwatchd", b'{"PROCWATCH_EVENT": "exec", "PROCWATCH_PID": "77"}'),
+        (
+            "procwatchd",
+            b'{"PROCWATCH_EVENT": "exit", "PROCWATCH_PID": "77", "PROCWATCH_CMDLINE": "x ' + MARK + b' 12"}',
+        ),
+    ],
+)
+def test_what_is_no_exec_with_arguments_is_not_read(tmp_path: Path, name: str, line: bytes) -> None:
+    output = tmp_path / "output"
+    output.write_bytes(line + b"\n")
+    assert list(read_told(name, output)) == []
+
+
+def test_each_program_is_run_fast_at_a_rate_and_beside_loops() -> None:
+    static = [(case.rate, case.loops) for case in CASES if case.program == "static"]
+    assert static == [(0, 0), (RATE, 0), (0, 2)]
+
+
+def test_no_pid_counts_more_often_than_the_load_had_it() -> None:
+    assert _of_load([7, 8, 7], [("exec", 7)] * 3 + [("exit", 8), ("exec", 9), ("uid", 7)]) == 3
+
+
+def test_percentiles_are_of_what_was_seen() -> None:
+    delays = Delays([float(n) for n in range(1, 101)], missing=0)
+    assert (delays.percentile(0.5), delays.percentile(0.99)) == (51.0, 100.0)
+    assert Delays([5.0], missing=9).percentile(0.99) == 5.0
+
+
+def test_a_delay_is_up_to_the_first_entry_of_the_pid_after_the_start() -> None:
+    spawned = [Spawned(7, 1_000_000), Spawned(8, 2_000_000), Spawned(9, 3_000_000)]
+    seen = [(7, 500_000), (7, 3_000_000), (8, 3_000_000), (7, 90_000_000)]
+    assert find_delays(spawned, seen) == Delays([1.0, 2.0], missing=1)
+
+
+def test_a_table_has_its_marks_details_and_notes() -> None:
+    table = Table(
+        "what", ("we",), [Row("work", ("1",), "≤ 2", reached=False, details=("each: 1",))], ("as is",)
+    )
+    assert render(table, verbose=True).splitlines() == [
+        "what  we  target",
+        "work   1     ≤ 2  ✗",
+        "    each: 1",
+        "  (as is)",
+    ]
