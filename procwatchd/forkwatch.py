@@ -6,18 +6,26 @@ Facts:
   listeners [kernel/fork.c, copy_process(); fs/proc/stat.c].
 
 So where it grows by more than there were FORKs, and no loss says why, somebody kept the kernel from telling us and
-let it go on before the heartbeat noticed.
+let it go on before the heartbeat noticed. While the FORKs of threads are filtered, it takes a count of processes alone.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from procwatchd.kernel.heartbeat import Blindness
 
 # One look may come a moment too early for what another one shows.
 EXCUSED_CHECKS = 2
+
+
+class KernelForks(NamedTuple):
+    """The kernel's count at one moment: how many forks since `begun`, a mark of what is counted."""
+
+    number: int
+    begun: object
 
 
 class ForkWatch:
@@ -27,24 +35,56 @@ class ForkWatch:
     """
 
     def __init__(self, count: Callable[[], int | None]) -> None:
-        self.told = 0
-        self._count = count
-        self._before: int | None = None
+        self._set_out(count, None)
+        self._told_before = 0
+        self._well_ns = time.monotonic_ns()
+
+    def _set_out(self, count: Callable[[], int | None], before: int | None) -> None:
+        # The three that belong together, for whoever counts meanwhile.
+        self._counting = (count, before, object())
+        self._told = 0
+        # Between the one beginning and the other there may have been some.
+        self._offset = 0
         # How many more there were the last time; how many checks more are to show what is told already.
         self._suspected = 0
         self._excused = 0
         self._is_new = True
-        self._well_ns = time.monotonic_ns()
+
+    @property
+    def told(self) -> int:
+        """How many forks were told to be missing."""
+        return self._told_before + self._told
 
     def begin(self) -> None:
         """Count from now on; just before the subscription."""
-        self._before = self._count()
+        self._recount(self._counting[0])
+
+    def compare_with(self, count: Callable[[], int | None]) -> None:
+        """Compare with this count from now on, if that is another one."""
+        if count != self._counting[0]:
+            self._recount(count)
+
+    def _recount(self, count: Callable[[], int | None]) -> None:
+        self._told_before += self._told
+        self._set_out(count, count())
         self._well_ns = time.monotonic_ns()
 
-    def kernel_forks(self) -> int | None:
+    def kernel_forks(self) -> KernelForks | None:
         """How many forks there were by the kernel's count; None where it cannot be read."""
-        now = self._count()
-        return None if now is None or self._before is None else now - self._before
+        count, before, mark = self._counting
+        now = count()
+        return None if now is None or before is None else KernelForks(now - before, mark)
+
+    def number(self, forks: KernelForks | None) -> int | None:
+        """How many forks these were, where they are of the count that is compared with now."""
+        if forks is None or forks.begun is not self._counting[2]:
+            return None
+        return forks.number
+
+    def comparable(self, forks: KernelForks | None) -> int | None:
+        """The same since FORKs are counted; None until the two were compared once."""
+        number = self.number(forks)
+        return None if number is None or self._is_new else number - self._offset
 
     def excuse(self) -> None:
         """Whatever is missing by now has been told as lost."""
@@ -52,7 +92,8 @@ class ForkWatch:
 
     def untold(self, beyond: int) -> int:
         """How many forks nobody told of, neither by a FORK nor as lost; they are told now."""
-        untold = max(0, beyond - self.told)
+        beyond -= self._offset
+        untold = max(0, beyond - self._told)
         self._all_told(beyond)
         return untold
 
@@ -62,15 +103,14 @@ class ForkWatch:
         What is on its way is missing, too, or seems to be there before its time: only what is missing twice counts.
         """
         if self._is_new:
-            # Between the one beginning and the other there may have been some.
-            self._is_new = False
-            self._before = (self._before or 0) + beyond
+            self._is_new, self._offset = False, beyond
             return None
-        untold = beyond - self.told
+        beyond -= self._offset
+        untold = beyond - self._told
         missing = min(untold, self._suspected)
         if missing > 0 and not self._excused:
             blindness = Blindness(self._well_ns, time.monotonic_ns())
-            self._all_told(self.told + missing)
+            self._all_told(self._told + missing)
             return blindness, missing
         if untold <= 0 or self._excused:
             self._excused = max(0, self._excused - 1)
@@ -80,5 +120,5 @@ class ForkWatch:
         return None
 
     def _all_told(self, beyond: int) -> None:
-        self.told, self._suspected = max(self.told, beyond), 0
+        self._told, self._suspected = max(self._told, beyond), 0
         self._well_ns = time.monotonic_ns()

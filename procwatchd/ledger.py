@@ -7,6 +7,10 @@
 
 The terms come from different places, so that the equations can fail: PRODUCED from the kernel's sequence numbers, LOST
 from the socket's drop counter and the queue, RECEIVED from what was decoded, the rest from where each event ended.
+While the kernel filters, what it rejected shows in the numbers alone: FILTERED is what is missing there beyond what was
+lost, so that the first equation can fail only by too few. An event that the kernel had no memory for is FILTERED then,
+too: without a filter it is LOST, as whatever is missing and in no counter.
+
 Two things the numbers cannot show are produced all the same: what others sent (FOREIGN), and what was dropped after the
 last datagram of its CPU, until the next one of that CPU tells.
 """
@@ -36,13 +40,36 @@ class Ledger:
     lost_kernel: int = 0
     lost_kernel_uncounted: int = 0  # shown by the numbers alone
     lost_queue: int = 0
+    filtered: int = 0
     forks: int = 0  # worked off, of processes and threads
     _sequences: Sequences = field(default_factory=Sequences)
+    # Since when nothing is rejected; None while something may be.
+    _unfiltered_since_ns: int | None = 0
 
     def see(self, events: list[RawEvent]) -> list[Gap]:
         """Take in what was decoded, in order; gives what is missing between."""
         self.decoded += len(events)
         return self._sequences.follow(events)
+
+    def set_filter(self, *, is_on: bool, now_ns: int) -> None:
+        """Whether the kernel rejects anything from now on."""
+        if is_on:
+            self._unfiltered_since_ns = None
+        elif self._unfiltered_since_ns is None:
+            self._unfiltered_since_ns = now_ns
+
+    def may_be_filtered(self, gap: Gap) -> bool:
+        """Whether what is missing there may have been rejected."""
+        return self._unfiltered_since_ns is None or gap.since_ns < self._unfiltered_since_ns
+
+    def explain(self, gaps: list[Gap]) -> int:
+        """Account for gaps that `see` gave, after what was lost by then; gives how many events nothing explains."""
+        unexplained = self.uncounted
+        possible = sum(gap.missing for gap in gaps if self.may_be_filtered(gap))
+        rejected = min(unexplained, possible)
+        self.filtered += rejected
+        self.lost_kernel_uncounted += unexplained - rejected
+        return unexplained - rejected
 
     @property
     def lost(self) -> int:
@@ -51,32 +78,35 @@ class Ledger:
 
     @property
     def unlocated(self) -> int:
-        """Of what was lost, what the sequence numbers do not show yet."""
-        return max(0, self.lost - self._shown)
+        """Of what was lost, what the sequence numbers do not show yet; with a filter, as far as that can be told."""
+        return max(0, self.lost + self.filtered - self._shown)
 
     @property
     def uncounted(self) -> int:
         """Of what the sequence numbers show to be missing, what no counter has."""
-        return max(0, self._shown - self.lost)
+        return max(0, self._shown - self.lost - self.filtered)
 
     @property
     def _shown(self) -> int:
         return self._sequences.missing - self.malformed - self.odd
 
-    def terms(self, *, logged: int, unwritten: int, pending: int) -> dict[str, int]:
-        """The terms of the three equations; `pending` is what is neither sorted nor written yet."""
+    def terms(self, *, logged: int, unwritten: int, pending: int, waiting: int = 0) -> dict[str, int]:
+        """The terms of the three equations; `pending` is what is neither sorted nor written yet.
+
+        `waiting` is what was sorted as unneeded and may turn out to be needed: it is pending, too.
+        """
         malformed = self.malformed + self.odd
         unwritten += self.failed
         return {
             "PRODUCED": self._sequences.produced + self.foreign + self.unlocated,
             "RECEIVED": self.decoded + malformed + self.foreign,
-            "FILTERED": 0,
+            "FILTERED": self.filtered,
             "LOST": self.lost,
             "MALFORMED": malformed,
             "FOREIGN": self.foreign,
-            "UNNEEDED": self.unneeded,
+            "UNNEEDED": self.unneeded - waiting,
             "CONSIDERED": logged + self.dropped + self.counted + self.limited + unwritten,
-            "PENDING": pending,
+            "PENDING": pending + waiting,
             "LOGGED": logged,
             "DROPPED": self.dropped,
             "COUNTED": self.counted,

@@ -46,19 +46,32 @@ class _Lost:
     uncounted: int = 0
     queue: int = 0
     records: int = 0
+    recordings: int = 0
     since_ns: int = 0
     until_ns: int = 0
     records_since_ns: int = 0
     records_until_ns: int = 0
+    recordings_since_ns: int = 0
+    recordings_until_ns: int = 0
     noted_since_ns: int = 0
     noted_until_ns: int = 0
     cpus: set[int] = field(default_factory=set)
     tell_at: float = 0.0
 
+    @property
+    def is_any(self) -> bool:
+        """Whether anything was lost."""
+        return bool(self.kernel or self.uncounted or self.queue or self.records or self.recordings)
+
     def noted(self, since_ns: int, until_ns: int) -> None:
         """It was noted between these times; where it is not located, that is all there is to say."""
         self.noted_since_ns = self.noted_since_ns or since_ns
         self.noted_until_ns = until_ns
+
+    def part_of(self, gap: Gap) -> Gap | None:
+        """What of a gap is within what was noted of events."""
+        since_ns, until_ns = max(gap.since_ns, self.noted_since_ns), min(gap.until_ns, self.noted_until_ns)
+        return gap._replace(since_ns=since_ns, until_ns=until_ns) if since_ns < until_ns else None
 
     def span(self, since_ns: int, until_ns: int) -> None:
         """It was between these times, too."""
@@ -70,8 +83,9 @@ class Losses:
     """Keeps account of losses and blindness. One thread uses it.
 
     `is_blind` says whether the kernel tells nothing now; `blindnesses` and `resyncs` are how many there were, `records`
-    how many records of ended tasks had no room. `want_acks` asks for an ACK of each CPU, which shows
-    where a loss was; it does not wait.
+    how many records of ended tasks had no room, `execs` and `signals` how many recordings of these. `want_acks` asks
+    for an ACK of each CPU, which shows where a loss was; it does not wait. `on_lost_signals` is called where the last
+    signal to a process may be one that was lost.
     """
 
     def __init__(
@@ -82,8 +96,11 @@ class Losses:
         resync: Resync,
         own: Own,
         want_acks: Callable[[], None],
+        on_lost_signals: Callable[[], None],
     ) -> None:
         self.records = 0
+        self.execs = 0
+        self.signals = 0
         self.is_blind = False
         self.blindnesses = 0
         self.resyncs = 0
@@ -94,6 +111,7 @@ class Losses:
         self._resync = resync
         self._own = own
         self._want_acks = want_acks
+        self._on_lost_signals = on_lost_signals
         self._lost = _Lost()
         self._acks_wanted = False
         self._last_batch_ns = time.monotonic_ns()
@@ -118,20 +136,7 @@ class Losses:
             if not self._acks_wanted:
                 self._acks_wanted = True
                 self._want_acks()
-        for gap in gaps:
-            lost.cpus.add(gap.cpu)
-            lost.span(gap.since_ns, gap.until_ns)
-        if gaps:
-            # What no counter has: the kernel had no memory for it.
-            uncounted = self._ledger.uncounted
-            ledger.lost_kernel_uncounted += uncounted
-            lost.uncounted += uncounted
-            self._table.lost(max(gap.until_ns for gap in gaps))
-            if uncounted or not (lost.kernel or lost.queue):
-                self._resync.request(lost.since_ns, lost.until_ns)
-            else:
-                # What a counter has was noted before, and a resync asked for.
-                self._resync.widen(lost.since_ns)
+        self._note_gaps(gaps)
         new_records = (batch.records_lost - self.records) & 0xFFFFFFFF
         if new_records:
             lost.records += new_records
@@ -139,7 +144,48 @@ class Losses:
             lost.records_until_ns = now_ns
             self.records += new_records
             self._ends.lost(now_ns)
+            self._look_for_ends(now_ns)
+        self._note_recordings(batch)
         self._last_batch_ns = now_ns
+
+    def _note_gaps(self, gaps: list[Gap]) -> None:
+        """Take in what is missing by the numbers: lost, or maybe rejected by the kernel's filter."""
+        ledger, lost = self._ledger, self._lost
+        uncounted = ledger.explain(gaps)
+        concerned = [gap for gap in gaps if not ledger.may_be_filtered(gap)]
+        # Of the others, those amid which there was a loss, as far as they are.
+        concerned += filter(None, (lost.part_of(gap) for gap in gaps if ledger.may_be_filtered(gap)))
+        if not concerned:
+            return
+        for gap in concerned:
+            lost.cpus.add(gap.cpu)
+            lost.span(gap.since_ns, gap.until_ns)
+        # What no counter has: the kernel had no memory for it.
+        lost.uncounted += uncounted
+        self._table.lost(max(gap.until_ns for gap in concerned))
+        if uncounted or not (lost.kernel or lost.queue):
+            self._resync.request(lost.since_ns, lost.until_ns)
+        else:
+            # What a counter has was noted before, and a resync asked for.
+            self._resync.widen(lost.since_ns)
+
+    def _look_for_ends(self, until_ns: int) -> None:
+        """Where the records alone tell the ends of some, one that is lost would leave a process in the table."""
+        if not self._ends.follows_threads:
+            self._resync.request(self._last_batch_ns, until_ns)
+
+    def _note_recordings(self, batch: Batch) -> None:
+        new_execs, new_signals = batch.execs_lost - self.execs, batch.signals_lost - self.signals
+        if not new_execs and not new_signals:
+            return
+        lost = self._lost
+        self.execs += new_execs
+        self.signals += new_signals
+        lost.recordings += new_execs + new_signals
+        lost.recordings_since_ns = lost.recordings_since_ns or self._last_batch_ns
+        lost.recordings_until_ns = batch.received_ns
+        if new_signals:
+            self._on_lost_signals()
 
     def note_unreadable(self, count: int) -> None:
         """So many records were not as they should be."""
@@ -148,6 +194,12 @@ class Losses:
             self._lost.records_since_ns = self._lost.records_since_ns or self._last_batch_ns
             self._lost.records_until_ns = self._last_batch_ns
             self._unreadable += count
+            self._look_for_ends(self._last_batch_ns)
+
+    @property
+    def is_any_untold(self) -> bool:
+        """Whether there is something to be told, sooner or later."""
+        return self._lost.is_any or self._strange_acks > 0
 
     @property
     def records_lost(self) -> int:
@@ -199,6 +251,10 @@ class Losses:
             text = f"{lost.records} records of ended tasks; their exits say less"
             span_usec = (lost.records_since_ns // 1000, lost.records_until_ns // 1000)
             self._write(text, "accounting", lost.records, *span_usec)
+        if lost.recordings:
+            text = f"{lost.recordings} recordings of execs or signals; arguments or senders may be missing"
+            span_usec = (lost.recordings_since_ns // 1000, lost.recordings_until_ns // 1000)
+            self._write(text, "recorder", lost.recordings, *span_usec)
 
     def _write(
         self, text: str, where: str, count: int, since_usec: int, until_usec: int, cpus: str | None = None

@@ -25,6 +25,7 @@ import struct
 import threading
 
 from procwatchd.errors import DeniedError, KernelError
+from procwatchd.kernel import filter as kernel_filter
 from procwatchd.kernel import netlink, taskstats
 
 RECEIVE_BUFFER_BYTES = 64 << 20
@@ -120,6 +121,10 @@ class Accounting:
     def fileno(self) -> int:
         """The socket, to wait on."""
         return self._socket.fileno()
+
+    def narrow(self, needs: kernel_filter.Needs) -> None:
+        """Have the kernel reject the records that are not needed, from now on; from any thread. Raises KernelError."""
+        kernel_filter.attach(self._socket, kernel_filter.records_program(self._family, needs))
 
     def receive(self) -> tuple[bytes, int] | None:
         """What is there, in bulk and without waiting: messages for `decode`, and their number; None: nothing."""

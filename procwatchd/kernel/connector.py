@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 from procwatchd.errors import DeniedError, KernelError
 from procwatchd.kernel import cpus, netlink, wire
+from procwatchd.kernel import filter as kernel_filter
 
 RECEIVE_BUFFER_BYTES = 64 << 20
 ACK_SECONDS = 2.0
@@ -107,8 +108,16 @@ class Connector:
         self._asked = 0
         self._lock = threading.Lock()
 
+    def narrow(self, needs: kernel_filter.Needs) -> None:
+        """Have the kernel reject what is not needed, from now on; from any thread. Raises KernelError."""
+        kernel_filter.attach(self._socket, kernel_filter.events_program(needs))
+
+    def wait_for(self, fileno: int) -> None:
+        """Have `wait` end where this descriptor can be read, too."""
+        self._poller.register(fileno, select.POLLIN)
+
     def wait(self, timeout_seconds: float) -> bool:
-        """Wait for an event, or a `wake`; whether one came."""
+        """Wait for an event, a `wake`, or whatever else is waited for; whether one came."""
         ready = self._poller.poll(timeout_seconds * 1000)
         if (self._wake, select.POLLIN) in ready:
             os.eventfd_read(self._wake)

@@ -42,7 +42,7 @@ class Sequences:
 
     def follow(self, events: list[RawEvent]) -> list[Gap]:
         """Take in what arrived, in order; gives the gaps that it shows."""
-        gaps: list[Gap] = []
+        with_gaps: dict[int, tuple[int, int]] = {}
         newest = {event[6]: event for event in events}
         for cpu, count in Counter(map(_cpu, events)).items():
             end = newest[cpu]
@@ -53,18 +53,22 @@ class Sequences:
             grown = (end[2] - last[0]) % _MODULUS
             self.produced += grown
             if grown != count:
-                gaps += _locate(cpu, last, events)
+                with_gaps[cpu] = last
             self._last[cpu] = (end[2], end[7])
+        gaps = _locate(with_gaps, events) if with_gaps else []
         self.missing += sum(gap.missing for gap in gaps)
         return gaps
 
 
-def _locate(cpu: int, last: tuple[int, int], events: list[RawEvent]) -> list[Gap]:
+def _locate(last: dict[int, tuple[int, int]], events: list[RawEvent]) -> list[Gap]:
+    """The gaps of the CPUs that have any, each with the number and the time of what came last before."""
     gaps = []
     for event in events:
-        if event[6] == cpu:
-            count = (event[2] - last[0] - 1) % _MODULUS
+        cpu = event[6]
+        before = last.get(cpu)
+        if before is not None:
+            count = (event[2] - before[0] - 1) % _MODULUS
             if count:
-                gaps.append(Gap(cpu, count, last[1], event[7]))
-            last = (event[2], event[7])
+                gaps.append(Gap(cpu, count, before[1], event[7]))
+            last[cpu] = (event[2], event[7])
     return gaps

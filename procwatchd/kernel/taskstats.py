@@ -31,16 +31,16 @@ CMD_ATTR_PID = 1
 CMD_ATTR_REGISTER_CPUMASK = 3
 CMD_ATTR_DEREGISTER_CPUMASK = 4
 
-_CMD_NEW = 2
+CMD_NEW = 2
 _TYPE_PID = 1
 _TYPE_TGID = 2
-_TYPE_STATS = 3
-_TYPE_AGGR_PID = 4
+TYPE_STATS = 3
+TYPE_AGGR_PID = 4
 _TYPE_AGGR_TGID = 5
-_TYPE_NULL = 6
+TYPE_NULL = 6
 
-_OLDEST_VERSION = 12
-_ODD_VERSION = 15
+OLDEST_VERSION = 12
+ODD_VERSION = 15
 
 _NLMSG_MIN_TYPE = 0x10
 _NLM_F_REQUEST = 0x1
@@ -55,6 +55,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 # An aggregate's header, and the id that is its first attribute.
 _AGGREGATE = struct.Struct("=HH HHI")
 _ID_BYTES = _ATTRIBUTE.size + 4
+ATTRIBUTE_BYTES = _ATTRIBUTE.size
 _WORD = struct.Struct("=I")
 HEAD_BYTES = _HEAD.size
 _HEADER_BYTES = 16
@@ -68,6 +69,13 @@ _STATS = struct.Struct("=H 2x I B 63x Q 32s 8x IIII 8x QQQ 32x Q 40x QQ 104x I 4
 # Of the same struct, what is in the sums of a process: cpu_run_virtual_total, ac_utime, ac_stime.
 _SUMS = struct.Struct("=72x Q 72x QQ")
 assert (_STATS.size, _SUMS.size) == (384, 168)
+
+# For whoever looks at a message where it is: the type and the command in its head, the struct where nothing is padded
+# (its attribute's header before it), and what of that is where; all that is looked at is within KNOWN_BYTES.
+TYPE_AT, COMMAND_AT = 4, 16
+FIRST_STATS_AT = HEAD_BYTES + _AGGREGATE.size + _ATTRIBUTE.size
+VERSION_AT, STATUS_AT, FLAGS_AT, TID_AT, TGID_AT = 0, 4, 8, 128, 368
+KNOWN_BYTES = _STATS.size
 
 
 class TaskEnd(NamedTuple):
@@ -112,7 +120,7 @@ def decode(messages: bytes) -> tuple[list[TaskEnd], int]:
         length, kind, command = _LENGTH_TYPE_COMMAND.unpack_from(messages, at)
         if length < _HEADER_BYTES or length > total - at:
             break
-        if kind >= _NLMSG_MIN_TYPE and command == _CMD_NEW:
+        if kind >= _NLMSG_MIN_TYPE and command == CMD_NEW:
             end = _decode(messages, at + HEAD_BYTES, at + length)
         else:
             end = None
@@ -130,9 +138,9 @@ def _decode(data: bytes, start: int, end: int) -> TaskEnd | None:
         return None
     task_bytes, kind, pid_bytes, pid_kind, pid = _AGGREGATE.unpack_from(data, start)
     task_end = start + task_bytes
-    if kind != _TYPE_AGGR_PID or pid_kind != _TYPE_PID or pid_bytes != _ID_BYTES or task_end > end:
+    if kind != TYPE_AGGR_PID or pid_kind != _TYPE_PID or pid_bytes != _ID_BYTES or task_end > end:
         return None
-    stats_at, stats_end = find_attribute(data, start + _AGGREGATE.size, task_end, _TYPE_STATS)
+    stats_at, stats_end = find_attribute(data, start + _AGGREGATE.size, task_end, TYPE_STATS)
     if stats_end - stats_at < _STATS.size:
         return None
     (
@@ -154,12 +162,12 @@ def _decode(data: bytes, start: int, end: int) -> TaskEnd | None:
         tgid,
         process_elapsed_usec,
     ) = _STATS.unpack_from(data, stats_at)
-    if version < _OLDEST_VERSION or version == _ODD_VERSION or pid != tid:
+    if version < OLDEST_VERSION or version == ODD_VERSION or pid != tid:
         return None
     group_cpu_ns = None
     group_at, group_end = find_attribute(data, task_end, end, _TYPE_AGGR_TGID) if task_end < end else (0, 0)
     if group_at:
-        sums_at, sums_end = find_attribute(data, group_at, group_end, _TYPE_STATS)
+        sums_at, sums_end = find_attribute(data, group_at, group_end, TYPE_STATS)
         if sums_end - sums_at < _SUMS.size:
             return None
         group_cpu_ns, group_user_usec, group_system_usec = _SUMS.unpack_from(data, sums_at)
@@ -222,16 +230,16 @@ def encode(end: TaskEnd, *, version: int = 16, stats_bytes: int = 560, padded: b
         end.tgid,
         end.process_elapsed_usec,
     )
-    aggregates = [(_TYPE_AGGR_PID, _TYPE_PID, end.tid, stats)]
+    aggregates = [(TYPE_AGGR_PID, _TYPE_PID, end.tid, stats)]
     if end.group_cpu_ns is not None:
         sums = _SUMS.pack(end.group_cpu_ns, end.group_cpu_ns // 1000, 0)
         aggregates.append((_TYPE_AGGR_TGID, _TYPE_TGID, end.tgid, sums))
-    padding = _encode_attribute(_TYPE_NULL, b"") if padded else b""
+    padding = _encode_attribute(TYPE_NULL, b"") if padded else b""
     payload = b""
     for kind, id_kind, number, piece in aggregates:
-        whole = _encode_attribute(_TYPE_STATS, piece.ljust(stats_bytes, b"\0")[:stats_bytes])
+        whole = _encode_attribute(TYPE_STATS, piece.ljust(stats_bytes, b"\0")[:stats_bytes])
         payload += _encode_attribute(kind, _encode_attribute(id_kind, _WORD.pack(number)) + padding + whole)
-    return _encode_message(_NLMSG_MIN_TYPE, _CMD_NEW, payload)
+    return _encode_message(_NLMSG_MIN_TYPE, CMD_NEW, payload)
 
 
 def encode_request(family: int, command: int, kind: int, payload: bytes, *, flags: int = 0) -> bytes:

@@ -24,6 +24,9 @@ EVENT_BYTES = 76
 ACK_OFFSET = 28
 WHAT_OFFSET = 36
 TIMESTAMP_OFFSET = 44
+# Of a task; and of what is forked.
+TID_OFFSET, TGID_OFFSET = 52, 56
+CHILD_TID_OFFSET, CHILD_TGID_OFFSET = 60, 64
 
 # enum proc_cn_event
 NONE = 0x0

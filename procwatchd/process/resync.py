@@ -149,7 +149,7 @@ class Resync:
             unknown[pid] = reading
             return
         if reading.stat.threads > 1 or known.threads is not None:
-            known.threads = self._reader.living_tids(pid, reading) or known.threads
+            self._ends.met(known, self._reader.living_tids(pid, reading) or known.threads)
         if self._differs(known, reading):
             different[pid] = known, reading
 
@@ -199,7 +199,7 @@ class Resync:
                 process = self._table.appeared(pid, reading)
                 process.inherited = _is_copy_of(process, process.parent)
                 if reading.stat.threads > 1:
-                    process.threads = self._reader.living_tids(pid, reading) or None
+                    self._ends.met(process, self._reader.living_tids(pid, reading) or None)
                 yield process
         self._table.adopt_orphans()
 

@@ -63,6 +63,18 @@ class Tally:
         elif status:
             self.recent = (status, timestamp_ns)
 
+    def join(self, others: Tally, began_ns: int, execed_ns: int) -> None:
+        """Add what other tasks of the life came to, whose times are since it began; its last exec was then."""
+        self.cpu_ns += others.cpu_ns
+        self.read_bytes += others.read_bytes
+        self.write_bytes += others.write_bytes
+        self.last = others.last or self.last
+        if others.group_status is not None:
+            self.group_status = others.group_status
+        status, after_ns = others.recent
+        if status and began_ns + after_ns > max(execed_ns, self.recent[1]):
+            self.recent = (status, began_ns + after_ns)
+
     def execed(self) -> None:
         """Another image: what an exec ended was no end of the process."""
         self.group_status = None

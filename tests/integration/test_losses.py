@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 from procwatchd.kernel.cpus import parse_cpus
 from tests.integration.actor import Actor, process_id
 from tests.integration.conftest import EVERYTHING
@@ -19,6 +21,8 @@ from tests.integration.running import Entry, RunningDaemon, of
 
 SMALL = "receive-buffer: 256K"
 SMALL_BUFFER = EVERYTHING.replace("threads: on", SMALL)
+# The kernel counts the forks of processes and threads.
+COUNTED = "{capture: {threads: on}, log: {unmatched: drop}}"
 DROP_ALL = f"capture: {{events: all, {SMALL}}}\nlog: {{unmatched: drop}}"
 
 
@@ -183,9 +187,10 @@ def test_the_equations_hold_whenever_asked(tmp_path: Path, helpers: Path) -> Non
         assert terms["LOST"] == sum(number(one, "COUNT") for one in losses)
 
 
-def test_all_forks_of_the_kernel_were_told(tmp_path: Path, helpers: Path) -> None:
-    """By the kernel's own count, that knows nothing of the connector."""
-    with RunningDaemon(tmp_path, "log: {unmatched: drop}") as daemon:
+@pytest.mark.parametrize("config", [COUNTED, "log: {unmatched: drop}"], ids=["all", "processes"])
+def test_all_forks_of_the_kernel_were_told(tmp_path: Path, helpers: Path, config: str) -> None:
+    """By the kernel's own count, or the recorder's of processes alone, that know nothing of the connector."""
+    with RunningDaemon(tmp_path, config) as daemon:
 
         def missing() -> int:
             entry = daemon.statistics()

@@ -410,7 +410,7 @@ def test_a_refusal_takes_the_registration_back() -> None:
 
 
 def test_a_refusal_leaves_no_descriptor_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(taskstats, "_OLDEST_VERSION", 1000)
+    monkeypatch.setattr(taskstats, "OLDEST_VERSION", 1000)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(KernelError, match="not understood"):
         Accounting()

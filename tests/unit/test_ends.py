@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from procwatchd.kernel.taskstats import FORKED_ONLY, LAST, SIGNALED, TaskEnd
 from procwatchd.process import ends as ends_module
 from procwatchd.process.ends import CONNECTOR, TASKSTATS, End, Ends
 from procwatchd.process.model import Process
-from procwatchd.process.procfs import Reader, Wants
+from procwatchd.process.others import LIVES_LIMIT
+from procwatchd.process.procfs import Reader, Stat, Wants
 from procwatchd.process.table import Table
 from procwatchd.process.tally import SAME_END_NS, Usage
 from tests.unit.fakeproc import FakeProc
@@ -500,3 +502,337 @@ def test_waiting_records_are_limited(table: Table, ends: Ends, monkeypatch: pyte
     found = ends.task_ended(51, 51, 0, at(200))
     assert found is not None
     assert found.source == TASKSTATS
+
+
+# From here on the kernel rejects the EXITs of all tasks but leaders, and what is recorded has to do.
+
+
+@pytest.fixture
+def told_late(ends: Ends) -> Ends:
+    ends.configure(follows_threads=False, has_all_tasks=True, now_ns=at(100))
+    return ends
+
+
+def of_thread(status: int = 0, *, flags: int = 0, tid: int = 11, group_cpu_ns: int | None = None) -> TaskEnd:
+    return record(tid, status, tgid=10, flags=flags, comm=b"worker", group_cpu_ns=group_cpu_ns)
+
+
+def late_end(ends: Ends, until_ns: float = math.inf) -> End:
+    """The one end that can be told once all until then is worked off."""
+    ends.ripen(until_ns)
+    (end,) = ends.late
+    ends.late.clear()
+    return end
+
+
+def test_a_leader_that_is_the_last_ends_the_process(table: Table, told_late: Ends) -> None:
+    process = add_threads(table)
+    told_late.records.add([record(10, CODE_3)], at(200))
+    assert told_late.task_ended(10, 10, CODE_3, at(200)) == End(process, CODE_3, TASKSTATS, ALONE)
+    assert (table.get(10), told_late.waiting) == (None, 0)
+
+
+@pytest.mark.parametrize("is_recorded_before", [True, False])
+def test_the_end_waits_for_leader_and_last(table: Table, told_late: Ends, is_recorded_before: bool) -> None:
+    process = add_threads(table)
+    others = [of_thread(CODE_3, flags=LAST, group_cpu_ns=9_000)]
+    told_late.records.add([record(10, flags=0), *(others if is_recorded_before else [])], at(200))
+    told_late.ripen(math.inf)
+    assert told_late.task_ended(10, 10, 0, at(200)) is None
+    assert (table.get(10), told_late.waiting) == (process, 1)
+    if not is_recorded_before:
+        told_late.ripen(math.inf)
+        assert not told_late.late
+        told_late.records.add(others, at(201))
+    end = late_end(told_late)
+    assert (end.process, end.wait_status, end.source, end.has_exit) == (process, CODE_3, TASKSTATS, True)
+    assert end.usage == Usage(20, 9, 4096, 200, 2000)
+    # As long as the last record says, since it was forked.
+    assert process.forked_ns is not None
+    assert end.ended_ns == process.forked_ns + 20_000
+    assert (table.get(10), told_late.waiting, len(told_late.records)) == (None, 0, 0)
+
+
+def test_an_end_is_not_told_before_what_came_before_it(table: Table, told_late: Ends) -> None:
+    process = add_threads(table)
+    assert process.forked_ns is not None
+    ended_ns = process.forked_ns + 20_000
+    told_late.records.add([record(10, flags=0), of_thread(flags=LAST)], at(200))
+    assert told_late.task_ended(10, 10, 0, at(100)) is None
+    told_late.ripen(ended_ns - 1)
+    assert (told_late.late, told_late.is_due) == ([], True)
+    assert late_end(told_late, ended_ns).process is process
+    assert not told_late.is_due
+
+
+@pytest.mark.parametrize(
+    ("leader", "others", "last", "expected"),
+    [
+        ((CODE_7, SIGNALED), [], (0, 0), CODE_7),  # exit_group(7), and the last one was just ending by itself
+        ((0, 0), [(CODE_7, SIGNALED)], (0, 0), CODE_7),
+        ((SIGKILL, SIGNALED), [(SIGKILL, SIGNALED)], (SIGKILL, SIGNALED), SIGKILL),
+        ((0, 0), [(CODE_7, 0)], (CODE_3, 0), CODE_3),  # each by itself: the last one's
+        ((CODE_3, 0), [], (0, 0), CODE_3),  # within a moment
+    ],
+)
+def test_whose_status_it_is_where_the_last_is_told_late(
+    table: Table,
+    told_late: Ends,
+    leader: tuple[int, int],
+    others: list[tuple[int, int]],
+    last: tuple[int, int],
+    expected: int,
+) -> None:
+    add_threads(table)
+    told_late.records.add([of_thread(status, flags=flags, tid=12) for status, flags in others], at(100))
+    told_late.records.add([record(10, leader[0], flags=leader[1])], at(100))
+    assert told_late.task_ended(10, 10, leader[0], at(100)) is None
+    told_late.records.add([of_thread(last[0], flags=LAST | last[1])], at(100))
+    assert late_end(told_late).wait_status == expected
+
+
+def test_what_a_thread_was_killed_with_is_the_leader_s_end_too(table: Table, told_late: Ends) -> None:
+    """The leader was about to end by itself, and was the last."""
+    add_threads(table)
+    told_late.records.add([of_thread(CODE_7, flags=SIGNALED), record(10, 0, group_cpu_ns=9_000)], at(200))
+    end = told_late.task_ended(10, 10, 0, at(200))
+    assert end is not None
+    assert (end.wait_status, end.source) == (CODE_7, TASKSTATS)
+    assert (end.usage.cpu_usec, end.usage.io_read_bytes) == (9, 200)
+
+
+def test_where_records_are_rejected_what_was_read_is_not_known(table: Table, told_late: Ends) -> None:
+    told_late.configure(follows_threads=False, has_all_tasks=False, now_ns=at(100))
+    add_threads(table)
+    told_late.records.add([record(10, flags=0), of_thread(flags=LAST, group_cpu_ns=9_000)], at(200))
+    assert told_late.task_ended(10, 10, 0, at(200)) is None
+    assert late_end(told_late).usage == Usage(20, 9, 4096, None, None)
+
+
+def test_an_exec_by_a_thread_takes_the_leader_s_place(table: Table, told_late: Ends) -> None:
+    add_threads(table)
+    told_late.records.add([record(10, flags=SIGNALED), record(10, CODE_3, group_cpu_ns=9_000)], at(200))
+    assert told_late.task_ended(10, 10, 0, at(200)) is None
+    assert told_late.waiting == 1
+    told_late.execed(10, at(201))
+    process = table.exec(10, reading(start=100), at(201))
+    assert (told_late.waiting, process.threads) == (0, None)
+    end = told_late.task_ended(10, 10, CODE_3, at(300))
+    assert end is not None
+    assert (end.process, end.wait_status, end.source) == (process, CODE_3, TASKSTATS)
+
+
+def test_the_leader_that_an_exec_ended_may_go_by_another_id(table: Table, told_late: Ends) -> None:
+    """Then no EXIT says what its record is of: it must not be taken for the process's."""
+    process = add_threads(table)
+    told_late.records.add([record(10, flags=SIGNALED)], at(200))
+    assert told_late.task_ended(10, 11, 0, at(200)) is None
+    told_late.execed(10, at(201))
+    process = table.exec(10, reading(start=100), at(201))
+    told_late.records.add([record(10, 0)], at(300))
+    assert told_late.task_ended(10, 10, 0, at(300)) == End(process, 0, TASKSTATS, ALONE)
+
+
+def test_a_pid_that_is_given_away_ends_who_had_it(table: Table, told_late: Ends) -> None:
+    first = add_threads(table)
+    told_late.records.add([record(10, flags=0), of_thread(CODE_3, flags=LAST)], at(150))
+    assert told_late.task_ended(10, 10, 0, at(150)) is None
+    second = add(table, 10, tick=200)
+    told_late.given_away(first)
+    (end,) = told_late.late
+    assert (end.process, end.wait_status, end.has_exit) == (first, CODE_3, True)
+    assert (table.lives(10, 10), told_late.waiting) == ([second], 0)
+    told_late.records.add([record(10, CODE_7)], at(300))
+    last = told_late.task_ended(10, 10, CODE_7, at(300))
+    assert last is not None
+    assert (last.process.forked_ns, last.wait_status) == (second.forked_ns, CODE_7)
+
+
+def test_whose_last_record_is_lost_ends_when_its_pid_is_given_away(table: Table, told_late: Ends) -> None:
+    first = add_threads(table)
+    told_late.records.add([record(10, CODE_3, flags=0)], at(150))
+    assert told_late.task_ended(10, 10, CODE_3, at(150)) is None
+    table.lost(at(160))
+    add(table, 10, tick=200)
+    told_late.given_away(first)
+    (end,) = told_late.late
+    # The others may have ended in another way.
+    assert (end.process, end.wait_status, end.source) == (first, None, None)
+
+
+def test_a_later_life_s_threads_are_not_the_former_one_s(table: Table, told_late: Ends) -> None:
+    first = add_threads(table)
+    second = add(table, 10, tick=200)
+    killed = of_thread(SIGKILL, flags=SIGNALED)
+    told_late.records.add(
+        [record(10, CODE_3, flags=LAST), killed, record(10, SIGKILL, flags=LAST | SIGNALED)], at(250)
+    )
+    end = told_late.task_ended(10, 10, CODE_3, at(150))
+    assert end is not None
+    assert (end.process, end.wait_status) == (first, CODE_3)
+    end = told_late.task_ended(10, 10, SIGKILL, at(250))
+    assert end is not None
+    assert (end.process.forked_ns, end.wait_status) == (second.forked_ns, SIGKILL)
+
+
+def test_a_straggler_is_not_the_next_life_s(table: Table, told_late: Ends) -> None:
+    add_threads(table)
+    told_late.records.add([record(10)], at(150))
+    assert told_late.task_ended(10, 10, 0, at(150)) is not None
+    told_late.records.add([of_thread(SIGKILL, flags=SIGNALED)], at(150))
+    process = add(table, 10, tick=200)
+    told_late.records.add([record(10)], at(250))
+    end = told_late.task_ended(10, 10, 0, at(250))
+    assert end is not None
+    assert (end.process.forked_ns, end.wait_status) == (process.forked_ns, 0)
+    assert told_late.records.given_up == 1
+
+
+def test_a_code_from_before_an_exec_is_not_the_process_s(table: Table, told_late: Ends) -> None:
+    process = add_threads(table)
+    told_late.records.add([of_thread(CODE_7)], at(100))
+    told_late.ripen(math.inf)
+    told_late.execed(10, at(101))
+    process = table.exec(10, reading(start=100), at(101))
+    told_late.records.add([record(10)], at(101))
+    end = told_late.task_ended(10, 10, 0, at(101))
+    assert end is not None
+    assert (end.process.execed_ns, end.wait_status) == (process.execed_ns, 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "start", "is_over"),
+    [(None, 0, True), (b"Z", 100, True), (b"R", 300, True), (b"S", 100, False), (b"Z threaded", 100, False)],
+)
+def test_without_the_leaders_record_proc_says_who_goes_on(
+    table: Table, state: bytes | None, start: int, is_over: bool
+) -> None:
+    threads = 2 if state == b"Z threaded" else 1
+    stat = None if state is None else Stat(b"prog", state[:1], 1, 1, 0, threads, start)
+    ends = Ends(table, lambda _pid: stat)
+    ends.configure(follows_threads=False, has_all_tasks=True, now_ns=at(100))
+    process = add_threads(table)
+    found = ends.task_ended(10, 10, CODE_3, at(200))
+    if is_over:
+        assert found == End(process, CODE_3, CONNECTOR)
+    else:
+        assert found is None
+        assert ends.waiting == 1
+
+
+def test_who_vanished_waits_no_more(table: Table, told_late: Ends) -> None:
+    process = add_threads(table)
+    told_late.records.add([record(10, flags=0)], at(200))
+    assert told_late.task_ended(10, 10, 0, at(200)) is None
+    told_late.records.add([of_thread(CODE_3, flags=LAST)], at(200))
+    table.remove(process)
+    end = told_late.vanished(process)
+    assert (end.process, end.wait_status, end.source) == (process, CODE_3, TASKSTATS)
+    told_late.ripen(math.inf)
+    assert (told_late.late, told_late.waiting) == ([], 0)
+
+
+def test_unclaimed_are_last_records_of_threads_too(told_late: Ends) -> None:
+    told_late.records.add([of_thread(CODE_3, flags=LAST)], at(200))
+    (found,) = told_late.unclaimed(at(250))
+    assert (found.process.pid, found.wait_status, found.source) == (10, CODE_3, TASKSTATS)
+    assert told_late.unclaimed(at(250)) == []
+
+
+def test_what_threads_leave_takes_no_room(table: Table, told_late: Ends) -> None:
+    """However many end with a status of their own while their process lives."""
+    process = add_threads(table)
+    for n in range(100):
+        told_late.records.add([of_thread(CODE_7, tid=1000 + n)], at(200))
+        told_late.ripen(math.inf)
+    assert not told_late.records.others
+    assert process.tally is not None
+    assert process.tally.cpu_ns == 100 * 4_000
+    assert told_late.records.given_up == 0
+
+
+def test_records_of_threads_of_nobody_are_limited(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ends_module, "WAITING_LIMIT", 2)
+    ends = Ends(ends._table)
+    ends.configure(follows_threads=False, has_all_tasks=True, now_ns=at(100))
+    ends.records.add([record(tid, tgid=tid - 1, flags=0) for tid in (51, 61, 71)], at(200))
+    assert (len(ends.records.others.pids()), ends.records.given_up) == (2, 1)
+    for n in range(2 * LIVES_LIMIT):
+        ends.records.add([record(61, CODE_3, tgid=60)], at(200 + n))
+    assert ends.records.given_up > LIVES_LIMIT
+
+
+def test_leaders_that_ended_before_are_known_by_what_was_read(table: Table, told_late: Ends) -> None:
+    """Also after a lost EXEC, by which another task took the leader's place."""
+    process = add_threads(table)
+    told_late.met(process, {11, 12})
+    assert (process.threads, told_late.waiting) == (set(), 0)
+    told_late.records.add([of_thread(CODE_3, flags=LAST)], at(200))
+    end = late_end(told_late)
+    assert (end.process, end.wait_status, end.has_exit) == (process, CODE_3, False)
+    process = add_threads(table)
+    told_late.met(process, {11})
+    told_late.met(process, {10, 11})
+    assert process.threads is None
+    told_late.records.add([record(10)], at(300))
+    assert told_late.task_ended(10, 10, 0, at(300)) is not None
+
+
+def switched_on(ends: Ends) -> None:
+    ends.configure(follows_threads=True, has_all_tasks=True, now_ns=at(150))
+
+
+def test_threads_are_followed_from_the_first_event_after_it_on(table: Table, told_late: Ends) -> None:
+    """What is recorded before is of EXITs that were rejected, it may be."""
+    process = add_threads(table)
+    switched_on(told_late)
+    told_late.records.add([record(10, flags=0), of_thread(CODE_3, flags=LAST)], at(160))
+    told_late.ripen(at(150))
+    assert not told_late.follows_threads
+    assert told_late.task_ended(10, 10, 0, at(149)) is None
+    # That EXIT was told as a thread's.
+    assert told_late.waiting == 0
+    end = late_end(told_late, at(151))
+    assert (end.process, end.wait_status, end.has_exit) == (process, CODE_3, False)
+    assert told_late.follows_threads
+    process = add_threads(table, 11)
+    assert told_late.task_ended(10, 10, 0, at(200)) is None
+    assert told_late.task_ended(10, 11, CODE_3, at(200)) == End(process, CODE_3, CONNECTOR)
+
+
+def test_the_last_exit_is_the_end_where_it_comes(table: Table, told_late: Ends) -> None:
+    process = add_threads(table)
+    told_late.records.add([record(10, flags=0)], at(149))
+    assert told_late.task_ended(10, 10, 0, at(149)) is None
+    switched_on(told_late)
+    told_late.ripen(math.inf)
+    assert told_late.waiting == 1
+    told_late.records.add([of_thread(0, tid=12), of_thread(CODE_3, flags=LAST)], at(200))
+    assert told_late.task_ended(10, 12, 0, at(200)) is None
+    end = told_late.task_ended(10, 11, CODE_3, at(200))
+    assert end is not None
+    assert (end.process, end.wait_status, end.source) == (process, CODE_3, TASKSTATS)
+    told_late.ripen(math.inf)
+    assert (told_late.late, told_late.waiting, table.get(10)) == ([], 0, None)
+
+
+def test_whose_leader_had_ended_when_threads_were_followed_no_more(table: Table, ends: Ends) -> None:
+    process = add_threads(table, 11)
+    stays = add_threads(table, 21, pid=20)
+    ends.records.add([record(10, flags=0)], at(149))
+    assert ends.task_ended(10, 10, 0, at(149)) is None
+    ends.configure(follows_threads=False, has_all_tasks=True, now_ns=at(150))
+    assert (process.threads, stays.threads) == (set(), None)
+    ends.records.add([of_thread(CODE_3, flags=LAST)], at(200))
+    end = late_end(ends)
+    assert (end.process, end.wait_status, end.has_exit) == (process, CODE_3, False)
+
+
+def test_records_that_wait_for_an_exit_are_used_without_it(table: Table, ends: Ends) -> None:
+    process = add_threads(table, 11)
+    ends.records.add([record(10, flags=0), of_thread(CODE_3, flags=LAST)], at(200))
+    ends.configure(follows_threads=False, has_all_tasks=True, now_ns=at(150))
+    assert ends.task_ended(10, 11, CODE_3, at(200)) is None  # it had been on its way
+    assert ends.task_ended(10, 10, 0, at(200)) is None
+    end = late_end(ends)
+    assert (end.process, end.wait_status) == (process, CODE_3)

@@ -23,7 +23,39 @@ def test_it_counts_from_the_beginning() -> None:
     watch = ForkWatch(kernel.count)
     watch.begin()
     kernel.forks += 50
-    assert watch.kernel_forks() == 50
+    assert watch.number(watch.kernel_forks()) == 50
+
+
+def test_another_count_begins_anew() -> None:
+    tasks, processes = Kernel(), Kernel()
+    watch = ForkWatch(tasks.count)
+    watch.begin()
+    assert [watch.check(beyond) for beyond in (0, 40)] == [None] * 2
+    assert watch.check(40) is not None
+    tasks.forks += 7
+    before = watch.kernel_forks()
+    watch.compare_with(tasks.count)
+    assert watch.number(before) == 7
+    watch.compare_with(processes.count)
+    # What was counted of the other does not say anything any more.
+    assert watch.number(before) is None
+    processes.forks += 5
+    now = watch.kernel_forks()
+    assert watch.number(now) == 5
+    assert watch.comparable(now) is None
+    # There were 100 FORKs before.
+    assert [watch.check(5 - 100), watch.check(5 + 3 - 103)] == [None] * 2
+    assert watch.comparable(now) == 100
+    assert [watch.check(-70), watch.check(-70)][1] is not None
+    assert watch.told == 40 + 25
+
+
+def test_without_a_count_nothing_is_compared() -> None:
+    watch = ForkWatch(lambda: None)
+    watch.begin()
+    assert watch.kernel_forks() is None
+    assert watch.number(None) is None
+    assert watch.comparable(None) is None
 
 
 @pytest.fixture

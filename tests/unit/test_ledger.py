@@ -66,3 +66,55 @@ def test_what_no_counter_tells_breaks_the_first_equation() -> None:
     ledger.lost_kernel = 1
     terms = ledger.terms(logged=0, unwritten=0, pending=2)
     assert terms["PRODUCED"] == terms["RECEIVED"] + terms["LOST"] == 3
+
+
+def balance(ledger: Ledger, pending: int) -> int:
+    """What the first equation lacks."""
+    terms = ledger.terms(logged=0, unwritten=0, pending=pending)
+    return terms["PRODUCED"] - terms["RECEIVED"] - terms["FILTERED"] - terms["LOST"]
+
+
+def test_with_a_filter_what_no_counter_has_was_rejected() -> None:
+    ledger = Ledger()
+    ledger.set_filter(is_on=True, now_ns=0)
+    assert ledger.explain(ledger.see(events((0, 1), (0, 11), (1, 1), (1, 3)))) == 0
+    assert (ledger.filtered, ledger.lost, ledger.unlocated, balance(ledger, 4)) == (10, 0, 0, 0)
+
+
+def test_what_was_lost_is_not_what_was_rejected() -> None:
+    ledger = Ledger(lost_kernel=4)
+    ledger.set_filter(is_on=True, now_ns=0)
+    assert ledger.explain(ledger.see(events((0, 1), (0, 4)))) == 0
+    assert (ledger.filtered, ledger.unlocated, balance(ledger, 2)) == (0, 2, 0)
+    assert ledger.explain(ledger.see(events((0, 10)))) == 0
+    assert (ledger.filtered, ledger.unlocated, balance(ledger, 3)) == (3, 0, 0)
+    # It never becomes less: what is lost later shows later.
+    ledger.lost_kernel = 6
+    assert (ledger.filtered, ledger.unlocated, balance(ledger, 3)) == (3, 2, 0)
+
+
+def test_without_a_filter_what_no_counter_has_was_lost() -> None:
+    ledger = Ledger()
+    assert ledger.explain(ledger.see(events((0, 1), (0, 4)))) == 2
+    assert (ledger.filtered, ledger.lost_kernel_uncounted, balance(ledger, 2)) == (0, 2, 0)
+
+
+def test_what_was_rejected_may_show_after_the_filter_is_gone() -> None:
+    ledger = Ledger()
+    ledger.set_filter(is_on=True, now_ns=0)
+    ledger.see(events((0, 1), (1, 1)))
+    ledger.set_filter(is_on=False, now_ns=5000)
+    later = [(*event[:7], 9000, *event[8:]) for event in events((0, 4), (1, 2))]
+    assert ledger.explain(ledger.see(later)) == 0
+    assert ledger.filtered == 2
+    # What is missing since is none of it.
+    ledger.set_filter(is_on=False, now_ns=99_000)
+    latest = [(*event[:7], 10_000, *event[8:]) for event in events((0, 6))]
+    assert ledger.explain(ledger.see(latest)) == 1
+    assert (ledger.filtered, ledger.lost_kernel_uncounted, balance(ledger, 5)) == (2, 1, 0)
+
+
+def test_what_may_be_needed_yet_is_pending() -> None:
+    ledger = Ledger(unneeded=5)
+    terms = ledger.terms(logged=0, unwritten=0, pending=1, waiting=2)
+    assert (terms["UNNEEDED"], terms["PENDING"]) == (3, 3)

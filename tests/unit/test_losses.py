@@ -41,13 +41,19 @@ class Scene:
         self.resync = Resync(table, self.ends, Reader(Wants(), proc=str(directory)), lambda: None)
         self.entries: list[tuple[str, int, str, dict[str, object]]] = []
         self.asked = 0
-        self.losses = Losses(self.ledger, table, self.ends, self.resync, self.own, self.want_acks)
+        self.signals_lost = 0
+        self.losses = Losses(
+            self.ledger, table, self.ends, self.resync, self.own, self.want_acks, self.lost_signals
+        )
 
     def own(self, kind: str, text: str, priority: int, **fields: object) -> None:
         self.entries.append((kind, priority, text, fields))
 
     def want_acks(self) -> None:
         self.asked += 1
+
+    def lost_signals(self) -> None:
+        self.signals_lost += 1
 
     def note(self, batch: Batch, *cpu_seq: tuple[int, int]) -> int:
         """A batch with these events arrives, each a microsecond after the one before; gives the time of the first."""
@@ -214,6 +220,37 @@ def test_lost_records_need_no_resync(scene: Scene) -> None:
     assert scene.tell(at_once=True) == []
 
 
+def test_lost_recordings_are_told_together(scene: Scene) -> None:
+    """They cost fields, not events."""
+    scene.note(Batch(b""))
+    before_ns = scene.time.now_ns
+    scene.note(Batch(b"", execs_lost=3))
+    assert scene.signals_lost == 0
+    scene.note(Batch(b"", execs_lost=5, signals_lost=2))
+    noted_ns = scene.time.now_ns
+    scene.note(Batch(b"", execs_lost=5, signals_lost=2))
+    assert scene.tell() == [
+        {
+            "lost_where": "recorder",
+            "count": 7,
+            "since_usec": before_ns // USEC,
+            "until_usec": noted_ns // USEC,
+            "cpus": None,
+        }
+    ]
+    assert scene.entries[-1][2].startswith("loss: 7 recordings of execs or signals;")
+    assert (scene.losses.execs, scene.losses.signals) == (5, 2)
+    assert (scene.asked, scene.table.lost_ns, scene.resync_is_wanted()) == (0, 0, False)
+    assert scene.tell(at_once=True) == []
+
+
+def test_each_loss_of_signals_is_handed_on_at_once(scene: Scene) -> None:
+    for total, times in ((2, 1), (2, 1), (3, 2)):
+        scene.note(Batch(b"", signals_lost=total))
+        assert scene.signals_lost == times
+    assert [told["count"] for told in scene.tell()] == [3]
+
+
 def test_entries_that_were_not_written(scene: Scene) -> None:
     """The writer has wall-clock times, the entry has the kernel's."""
     assert scene.tell(Loss(3, 2, 17_000_000, 18_000_000)) == [
@@ -282,3 +319,48 @@ def test_a_resync(scene: Scene, found: tuple[int, int, int], priority: int) -> N
         "until_usec": 5,
     }
     assert f"began unseen: {found[0]}, ended: {found[1]}, became another program: {found[2]}" in text
+
+
+def test_what_the_kernel_rejected_is_no_loss(scene: Scene) -> None:
+    scene.ledger.set_filter(is_on=True, now_ns=0)
+    scene.note(Batch(b""), (0, 1), (0, 9), (1, 1), (1, 20))
+    assert scene.tell(at_once=True) == []
+    assert (scene.ledger.filtered, scene.ledger.lost, scene.table.lost_ns) == (25, 0, 0)
+    assert not scene.resync_is_wanted()
+
+
+def test_amid_what_was_rejected_a_loss_has_its_time(scene: Scene) -> None:
+    """Which CPUs it concerned may be too many; when it was is known by when it was noted."""
+    scene.ledger.set_filter(is_on=True, now_ns=0)
+    scene.note(Batch(b""), (0, 1), (1, 1), (2, 1))
+    scene.note(Batch(b""), (0, 2))
+    before_ns = scene.time.now_ns
+    scene.note(Batch(b"", kernel_drops=3), (0, 10), (1, 4), (2, 2))
+    (told,) = scene.tell()
+    assert (told["count"], told["cpus"]) == (3, "0-1")
+    assert told["since_usec"] == before_ns // USEC
+    assert int(str(told["until_usec"])) <= scene.time.now_ns // USEC
+    assert (scene.ledger.filtered, scene.ledger.lost) == (6, 3)
+    assert scene.resync_is_wanted()
+    assert scene.resync.summary.since_ns == before_ns
+    # From here on there is none.
+    scene.note(Batch(b"", kernel_drops=3), (2, 9))
+    assert scene.tell(at_once=True) == []
+
+
+def test_lost_records_are_looked_for_where_they_alone_tell_ends(scene: Scene) -> None:
+    scene.note(Batch(b"", records_lost=2), (0, 1))
+    assert not scene.resync_is_wanted()
+    scene.ends.configure(follows_threads=False, has_all_tasks=False, now_ns=scene.time.now_ns)
+    scene.note(Batch(b"", records_lost=2), (0, 2))
+    assert not scene.resync_is_wanted()
+    scene.note(Batch(b"", records_lost=3), (0, 3))
+    assert scene.resync_is_wanted()
+
+
+def test_so_are_those_that_cannot_be_read(scene: Scene) -> None:
+    scene.ends.configure(follows_threads=False, has_all_tasks=False, now_ns=scene.time.now_ns)
+    scene.losses.note_unreadable(0)
+    assert not scene.resync_is_wanted()
+    scene.losses.note_unreadable(1)
+    assert scene.resync_is_wanted()
