@@ -3,7 +3,7 @@
 # make run            the daemon in the foreground, as root; ARGS="..." goes to it, and wins over what is given here
 # make test           everything there is to test, as root; TESTS="tests/unit" for a part, ARGS="..." goes to pytest
 # make lint           what must hold of the sources
-# make bench          figures, beside forkstat's and extrace's
+# make bench          figures, beside those of forkstat, extrace, bpftrace and auditd; ARGS="--quick" for the first look
 # make install        onto this machine, as root; with DESTDIR, for packagers: all but the Python package
 # make uninstall      removes it again, but not the configuration
 # make clean          removes what the others made here, .venv with it
@@ -19,9 +19,11 @@ venv = .venv
 need = packaging/need
 
 run_packages = python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev
-test_packages = $(run_packages) systemd procps strace
+# For the recorder: where they cannot be had, arguments are read from /proc alone.
+recorder_packages = clang libbpf-dev libbpf1
+test_packages = $(run_packages) $(recorder_packages) systemd procps strace
 lint_packages = $(run_packages) systemd shellcheck mandoc
-bench_packages = $(run_packages) extrace forkstat
+bench_packages = $(run_packages) $(recorder_packages) systemd util-linux auditd bpftrace extrace forkstat
 
 unit = packaging/procwatchd.service
 # Tenths of what systemd-analyze prints.
@@ -38,7 +40,7 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 
 run: need-root need-run $(venv)/stamp-run
-	$(venv)/bin/procwatchd -c etc/procwatchd.yaml --output text $(ARGS)
+	nice -n -10 $(venv)/bin/procwatchd -c etc/procwatchd.yaml --output text $(ARGS)
 
 test: need-root need-test $(venv)/stamp-test
 	$(venv)/bin/python -m pytest $(TESTS) $(ARGS)
@@ -111,7 +113,7 @@ uninstall: $(if $(DESTDIR),,need-root)
 	$(if $(DESTDIR),,! [ -d /run/systemd/system ] || systemctl daemon-reload)
 
 clean:
-	rm -rf $(venv) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf procwatchd/kernel/recorder.bpf.o $(venv) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 need-root:
@@ -119,6 +121,7 @@ need-root:
 
 need-run:
 	@$(need) $(run_packages)
+	@$(need) $(recorder_packages) || echo "going on without the recorder"
 
 need-test:
 	@$(need) $(test_packages)
@@ -136,14 +139,16 @@ $(venv)/made: FORCE
 	    grep -q '^command = .* $(CURDIR)/$(venv)$$' $(venv)/pyvenv.cfg || \
 	    { echo "making $(venv)" && rm -rf $(venv) && $(PYTHON) -m venv $(venv) && touch $@; }
 
-$(venv)/stamp-run: pyproject.toml $(venv)/made
+sources = pyproject.toml packaging/build.py procwatchd/kernel/recorder.bpf.c
+
+$(venv)/stamp-run: $(sources) $(venv)/made
 	$(venv)/bin/pip install --quiet --use-pep517 -e .
 	touch $@
 
-$(venv)/stamp-test: pyproject.toml $(venv)/made
+$(venv)/stamp-test: $(sources) $(venv)/made
 	$(venv)/bin/pip install --quiet --use-pep517 -e '.[test]'
 	touch $@
 
-$(venv)/stamp-lint: pyproject.toml $(venv)/made
+$(venv)/stamp-lint: $(sources) $(venv)/made
 	$(venv)/bin/pip install --quiet --use-pep517 -e '.[test,lint]'
 	touch $@

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from procwatchd.errors import ConfigError
-from procwatchd.process.fields import ENTRY_ONLY, EVENTS, FIELDS, LATER
+from procwatchd.process.fields import ENTRY_ONLY, EVENTS, FIELDS
 from procwatchd.rules.match import Match, MatchError, Path, TagTest, compile_match
 from procwatchd.rules.names import SIGMA, TAGS, name_of, suggestion, unknown_field
 from procwatchd.rules.ruleset import Rule, RuleSet, Verdict
@@ -62,9 +62,10 @@ _LEDGER = (
 _OTHER_ENTRIES = frozenset(
     f"{_LEDGER} COUNT SINCE_USEC UNTIL_USEC LOST_WHERE CPUS GROUP SAMPLE VERSION PROCESSES RECEIVE_BUFFER ARGV_CUT "
     "ANCESTORS_CUT HASHES_SKIPPED NAMES_REFUSED READINGS_UNUSED RECORDS_UNUSED FAILURES FORKS FORKS_KERNEL "
-    "FORKS_MISSED UNLOCATED BLIND BLINDNESSES RESYNCS QUEUED ACCOUNTING_LOST APPEARED VANISHED EXECED".split()
+    "FORKS_MISSED UNLOCATED BLIND BLINDNESSES RESYNCS QUEUED ACCOUNTING_LOST APPEARED VANISHED EXECED "
+    "RECORDINGS_UNUSED SIGNALS_FORGOTTEN".split()
 )
-_TAKEN = frozenset(FIELDS) | LATER | ENTRY_ONLY | SIGMA | _OTHER_ENTRIES | {TAGS}
+_TAKEN = frozenset(FIELDS) | ENTRY_ONLY | SIGMA | _OTHER_ENTRIES | {TAGS}
 
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
 _TRUTH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
@@ -78,7 +79,10 @@ _OWN_TEXT_LIMIT = 1024
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """What is listened to and read. `accounting` is auto, on or off, `hash` off or sha256."""
+    """What is listened to and read.
+
+    `arguments` is auto, recorder or proc, `accounting` auto, on or off, `hash` off or sha256.
+    """
 
     events: frozenset[str]
     threads: bool
@@ -202,7 +206,7 @@ def _events(value: Any) -> Any:
 def _entry_field(value: Any) -> str:
     key = _text(value)
     name = name_of(key)
-    if name in LATER or name in SIGMA:
+    if name in SIGMA:
         raise ValueError(f"field {key!r} is not supported yet")
     if name not in FIELDS and name not in ENTRY_ONLY and name != TAGS:
         raise unknown_field(key)
@@ -283,7 +287,7 @@ class _Capture(_Model):
     receive_buffer: Annotated[int, _size(*RECEIVE_BUFFER_BYTES)] = Field(
         default=64 << 20, alias="receive-buffer"
     )
-    arguments: Annotated[str, _word("auto", "proc", later=("recorder",))] = "auto"
+    arguments: Annotated[str, _word("auto", "recorder", "proc")] = "auto"
     accounting: Annotated[str, _word("auto", "on", "off")] = "auto"
     hash: Annotated[str, _word("off", "sha256")] = "off"
     environment: Annotated[list[_Variable], BeforeValidator(_list)] = []

@@ -25,6 +25,7 @@ from systemd import id128
 from procwatchd import __version__
 from procwatchd.config import Config, load_config
 from procwatchd.errors import ConfigError, DeniedError, KernelError, ProcwatchError
+from procwatchd.forkwatch import KernelForks
 from procwatchd.journal.jsonlines import JsonWriter
 from procwatchd.journal.kinds import NOTICE, WARNING
 from procwatchd.journal.message import duration
@@ -38,7 +39,9 @@ from procwatchd.kernel.clock import Clock
 from procwatchd.kernel.connector import Connector
 from procwatchd.kernel.heartbeat import Blindness
 from procwatchd.kernel.listener import Listener
+from procwatchd.kernel.priority import may_run_in_real_time
 from procwatchd.kernel.queue import BatchQueue
+from procwatchd.kernel.recorder import Recorder
 from procwatchd.metrics import metrics_text
 from procwatchd.process.users import Users
 from procwatchd.runtime import RuntimeDirectory
@@ -47,7 +50,7 @@ from procwatchd.worker import Worker
 STATISTICS_SECONDS = 600.0
 # Between two comparisons of the FORKs with the kernel's own count.
 CHECK_SECONDS = 60.0
-TURN_SECONDS = 5.0
+TURN_SECONDS = 15.0
 DRAIN_SECONDS = 10.0
 DESCRIPTORS = 65536
 
@@ -67,9 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
         # Before any thread is there, so that they all have the signals blocked and only the main thread takes them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         _raise_descriptor_limit()
-        realtime = _run_in_real_time()
         with contextlib.closing(RuntimeDirectory()) as directory:
-            return Daemon(config, options, directory, realtime=realtime).run()
+            return Daemon(config, options, directory).run()
     except ProcwatchError as error:
         print(f"procwatchd: {error}" if not isinstance(error, ConfigError) else error, file=sys.stderr)
         return error.exit_status
@@ -105,10 +107,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 class Daemon:
     """From start to stop."""
 
-    def __init__(
-        self, config: Config, options: argparse.Namespace, directory: RuntimeDirectory, *, realtime: bool
-    ) -> None:
-        self._realtime = realtime
+    def __init__(self, config: Config, options: argparse.Namespace, directory: RuntimeDirectory) -> None:
         self._options = options
         self._boot_id = id128.get_boot().hex
         self._directory = directory
@@ -117,17 +116,20 @@ class Daemon:
         self._connector = Connector(config.capture.receive_buffer_bytes)
         self._batches = BatchQueue()
         self._accounting, self._no_accounting = _open_accounting(config)
-        self._listener = Listener(self._connector, self._batches, self._accounting)
+        self._recorder, self._no_recorder = _open_recorder(config)
+        self._listener = Listener(self._connector, self._batches, self._accounting, self._recorder)
         self._writer = _open_writer(options.output, self._boot_id)
-        self._bell = Bell()
         self._worker = Worker(
             config,
             self._batches,
             self._writer,
             self._clock,
             self._users,
-            bell=self._bell,
+            open_bell=Bell,
+            is_recording=self._recorder is not None,
             connector=self._connector,
+            accounting=self._accounting,
+            process_forks=self._process_forks,
             want_acks=self._want_acks,
             on_danger=self._listener.doubt,
         )
@@ -135,7 +137,7 @@ class Daemon:
         # Blindnesses that are over and still to be told.
         self._blindnesses: deque[Blindness] = deque()
         self._next_check = time.monotonic() + CHECK_SECONDS
-        self._accounting_asked = config.capture.accounting
+        self._asked_at_start = (config.capture.accounting, config.capture.arguments)
         self._config = config
         self._problem = ""
         self._next_statistics = time.monotonic() + STATISTICS_SECONDS
@@ -189,10 +191,10 @@ class Daemon:
                 f"; the kernel grants a receive buffer of {connector.receive_buffer_bytes} bytes only, not "
                 f"{connector.receive_buffer_wanted}: bursts may be lost (CAP_NET_ADMIN is missing)"
             )
-        if not self._realtime:
-            text += (
-                "; not in real time (LimitRTPRIO=1 or CAP_SYS_NICE is missing): more arguments will be missed"
-            )
+        if self._no_recorder:
+            text += f"; arguments by /proc alone: {self._no_recorder}"
+            if not may_run_in_real_time():
+                text += ", and not in real time (LimitRTPRIO=1 or CAP_SYS_NICE is missing), so that more are missed"
         if self._no_accounting:
             text += f"; ends only as far as the connector tells of them: {self._no_accounting}"
         since_usec = self._directory.last_listened_usec(self._boot_id)
@@ -234,6 +236,10 @@ class Daemon:
         self._pet_watchdog()
         return self._listener.running and self._worker.running
 
+    def _process_forks(self) -> int | None:
+        """How many processes, not threads, the kernel has forked, where somebody counts."""
+        return None if self._recorder is None else self._recorder.process_forks
+
     def _want_acks(self) -> None:
         """Have an ACK of each CPU asked for, soon; from any thread."""
         self._acks_wanted = True
@@ -250,7 +256,7 @@ class Daemon:
     def _tell_blindness(self, blindness: Blindness) -> None:
         self._after_acks(lambda forks, _ack: self._worker.tell_blindness(blindness, forks))
 
-    def _after_acks(self, action: Callable[[int | None, int | None], None]) -> None:
+    def _after_acks(self, action: Callable[[KernelForks | None, int | None], None]) -> None:
         """Have the worker do something when nothing can be missing unseen of what was sent by now.
 
         It is given how many forks the kernel had counted by now, and the number of the ACK from just after.
@@ -259,7 +265,7 @@ class Daemon:
         forks, ack = self._ask_for_acks()
         self._worker.ask(lambda: action(forks, ack), after=ack)
 
-    def _ask_for_acks(self) -> tuple[int | None, int | None]:
+    def _ask_for_acks(self) -> tuple[KernelForks | None, int | None]:
         """Ask each CPU for an ACK, so that its sequence number is known; gives the forks by then, and the last ACK."""
         forks = self._worker.fork_watch.kernel_forks()
         with contextlib.suppress(OSError):
@@ -274,16 +280,20 @@ class Daemon:
         signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
 
     def _turn_seconds(self) -> float:
-        """At least twice as often as systemd wants to hear from us."""
+        """Until there is something to do; at least twice as often as systemd wants to hear from us."""
+        due = min(self._next_statistics, self._next_check) - time.monotonic()
         watchdog_usec = int(os.environ.get("WATCHDOG_USEC", "0") or 0)
-        return min(TURN_SECONDS, watchdog_usec / 2_000_000) if watchdog_usec else TURN_SECONDS
+        turn = min(TURN_SECONDS, watchdog_usec / 2_000_000) if watchdog_usec else TURN_SECONDS
+        return max(0.0, min(turn, due))
 
     def _pet_watchdog(self) -> None:
-        """Tell systemd that we are alive, if listener and worker are; each gets on at least once a second."""
+        """Tell systemd that we are alive, if listener and worker have moved since they were poked the last time."""
         progress = (self._listener.progress, self._worker.progress)
         if progress[0] != self._progress[0] and progress[1] != self._progress[1]:
             self._progress = progress
             self._notify("WATCHDOG=1", self._status())
+        self._listener.poke()
+        self._worker.poke()
 
     def _reload(self) -> None:
         self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -304,8 +314,8 @@ class Daemon:
         text = f"reload: {_describe(config)}"
         if config.capture.receive_buffer_bytes != self._connector.receive_buffer_wanted:
             text += "; the new receive-buffer takes a restart"
-        if config.capture.accounting != self._accounting_asked:
-            text += "; the new accounting takes a restart"
+        if (config.capture.accounting, config.capture.arguments) != self._asked_at_start:
+            text += "; the new accounting or arguments take a restart"
         self._writer.write(self._worker.builder.own("reload", text, NOTICE))
 
     def _stop(self) -> None:
@@ -323,22 +333,24 @@ class Daemon:
         self._writer.close()
         self._users.close()
         self._connector.close()
-        self._bell.close()
+        self._worker.close()
         if self._accounting is not None:
             self._accounting.close()
+        if self._recorder is not None:
+            self._recorder.close()
         self._batches.close()
 
-    def _check(self, kernel_forks: int | None, ack: int | None) -> None:
+    def _check(self, kernel_forks: KernelForks | None, ack: int | None) -> None:
         """What is done each minute, and after what is worth an alert: the metrics are as fresh as that."""
         self._worker.check_forks(kernel_forks, ack)
         fields = {**self._worker.terms(), **self._worker.more_terms(kernel_forks)}
         self._directory.write_metrics(metrics_text(fields))
 
-    def _write_statistics(self, kernel_forks: int | None, ack: int | None) -> None:
+    def _write_statistics(self, kernel_forks: KernelForks | None, ack: int | None) -> None:
         self._worker.check_forks(kernel_forks, ack)
         self._write_terms("statistics", kernel_forks)
 
-    def _write_terms(self, kind: str, kernel_forks: int | None) -> None:
+    def _write_terms(self, kind: str, kernel_forks: KernelForks | None) -> None:
         """The ledger, as an entry and for Prometheus. `kind` is statistics or stop."""
         terms = self._worker.terms()
         lost = terms["LOST"] + terms["UNWRITTEN"]
@@ -366,19 +378,6 @@ class Daemon:
             systemd_daemon.notify("\n".join(lines))
 
 
-def _run_in_real_time() -> bool:
-    """Have the kernel run our threads the moment that they are woken; whether it will.
-
-    A short process is over in half a millisecond. A nice value is no help: since Linux 6.6 the scheduler lets a heavy
-    task that just slept wait for its turn, and wakes it where it slept.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except OSError:
-        return False
-    return True
-
-
 def _raise_descriptor_limit() -> None:
     """Each program that is to be hashed holds its file open until its events are worked off."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -395,6 +394,18 @@ def _open_accounting(config: Config) -> tuple[Accounting | None, str]:
         return Accounting(config.capture.receive_buffer_bytes), ""
     except (KernelError, DeniedError) as error:
         if config.capture.accounting == "on":
+            raise
+        return None, str(error)
+
+
+def _open_recorder(config: Config) -> tuple[Recorder | None, str]:
+    """The same for what records execs."""
+    if config.capture.arguments == "proc":
+        return None, "capture.arguments is proc"
+    try:
+        return Recorder(), ""
+    except (KernelError, DeniedError) as error:
+        if config.capture.arguments == "recorder":
             raise
         return None, str(error)
 

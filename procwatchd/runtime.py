@@ -63,6 +63,7 @@ class RuntimeDirectory:
     def _write(self, name: str, text: str) -> None:
         try:
             with open(f"{self.path}/{name}.new", "w", encoding="ascii") as file:
+                os.fchmod(file.fileno(), 0o644)  # for others to read, whatever the umask
                 file.write(text)
             os.replace(f"{self.path}/{name}.new", f"{self.path}/{name}")
         except OSError:

@@ -9,6 +9,7 @@ Every event ends in one place of the ledger.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
@@ -17,15 +18,18 @@ import traceback
 from collections.abc import Callable
 
 from procwatchd.config import Config
-from procwatchd.forkwatch import ForkWatch
+from procwatchd.forkwatch import ForkWatch, KernelForks
 from procwatchd.journal.build import EntryBuilder
 from procwatchd.journal.kinds import INFO, WARNING
 from procwatchd.journal.writer import Writer
 from procwatchd.kernel import taskstats, wire
+from procwatchd.kernel.accounting import Accounting
 from procwatchd.kernel.bell import Bell
 from procwatchd.kernel.clock import Clock
 from procwatchd.kernel.connector import Connector, may_lower
+from procwatchd.kernel.filter import Needs
 from procwatchd.kernel.heartbeat import Blindness
+from procwatchd.kernel.priority import Budget
 from procwatchd.kernel.queue import Batch, BatchQueue
 from procwatchd.kernel.wire import RawEvent
 from procwatchd.ledger import Ledger
@@ -33,15 +37,17 @@ from procwatchd.losses import Losses
 from procwatchd.process.ends import WAITING_NS, Ends
 from procwatchd.process.enrich import Outcome, close, sent_by_execs
 from procwatchd.process.hand import Hand
+from procwatchd.process.kills import Kills
 from procwatchd.process.model import Record
 from procwatchd.process.procfs import Reader, Wants
+from procwatchd.process.recorded import Recorded
 from procwatchd.process.records import RecordMaker
 from procwatchd.process.resync import Resync
 from procwatchd.process.table import Table
 from procwatchd.process.users import Users
 from procwatchd.rules.ruleset import RuleSet
 
-IDLE_SECONDS = 1.0
+IDLE_SECONDS = 10.0
 
 # While events are brought to their entries, the bell is heard after so many.
 HEAR_EVERY = 16
@@ -54,6 +60,8 @@ RESYNC_SECONDS = 0.05
 # How long an ACK is waited for by what is to be done after it: it may be lost.
 ACK_SECONDS = 5.0
 FAILURES_SHOWN = 100
+# How long an event may be on its way to us.
+LATE_NS = 50_000_000
 
 
 def wants(config: Config, builder: EntryBuilder, rules: RuleSet) -> Wants:
@@ -72,11 +80,25 @@ def wants(config: Config, builder: EntryBuilder, rules: RuleSet) -> Wants:
     )
 
 
+def needs(config: Config, builder: EntryBuilder, rules: RuleSet, *, has_accounting: bool) -> Needs:
+    """What of the kernel's events and records the configuration, or the table, has a use for."""
+    names, events = builder.wanted | rules.needs, config.capture.events
+    return Needs(
+        # Without records the EXITs of all tasks are how an end is known.
+        threads=config.capture.threads or not has_accounting,
+        sid="sid" in events or bool(names & {"SID", "TTY"}),
+        ptrace="ptrace" in events,
+        coredump="coredump" in events,
+        # What is read and written the kernel does not sum up.
+        tasks=config.capture.threads or bool(names & {"IO_READ_BYTES", "IO_WRITE_BYTES"}),
+    )
+
+
 class Worker:
     """One thread that takes batches and writes entries.
 
-    `running` says whether its thread is; `progress` grows while that is not stuck. Other threads talk to it by
-    `ask`: what they ask is done on the worker's thread, between two events.
+    `running` says whether its thread is; `progress` grows soon after a `poke` while that is not stuck. Other threads
+    talk to it by `ask`: what they ask is done on the worker's thread, between two events.
     """
 
     def __init__(
@@ -87,8 +109,11 @@ class Worker:
         clock: Clock,
         users: Users,
         *,
-        bell: Bell | None = None,
+        open_bell: Callable[[], Bell] | None = None,
+        is_recording: bool = False,
         connector: Connector | None = None,
+        accounting: Accounting | None = None,
+        process_forks: Callable[[], int | None] = lambda: None,
         want_acks: Callable[[], None] = lambda: None,
         on_danger: Callable[[], None] = lambda: None,
         proc: str = "/proc",
@@ -99,29 +124,35 @@ class Worker:
         self.table = Table(clock, users)
         self.writer = writer
         self._connector = connector
+        self._accounting = accounting
+        self._process_forks = process_forks
         self._want_acks = want_acks
         self._on_danger = on_danger
         self._batches = batches
-        self._bell = bell
+        self._open_bell = open_bell
+        self._is_recording = is_recording
         self._poller = select.poll()
         self._poller.register(batches, select.POLLIN)
-        if bell is not None:
-            self._poller.register(bell, select.POLLIN)
         self._clock = clock
         self._users = users
         self._reader = Reader(Wants(), proc=proc)
         own_pid = os.getpid()
-        self._ends = Ends(self.table)
-        self._records = RecordMaker(self.table, self._ends, own_pid)
-        self._hand = Hand(self._reader, bell, own_pid)
+        self._ends = Ends(self.table, self._reader.stat)
+        self._kills = Kills(self.table)
+        self._records = RecordMaker(self.table, self._ends, self._kills, own_pid)
+        self._recorded = Recorded(self._reader)
+        self._hand = Hand(self._reader, self._recorded if is_recording else None, own_pid)
         self.resync = Resync(self.table, self._ends, self._reader, connector.ask if connector else lambda: 0)
         self.fork_watch = ForkWatch(self._reader.forks)
-        self.losses = Losses(self.ledger, self.table, self._ends, self.resync, self.own, want_acks)
+        self.losses = Losses(
+            self.ledger, self.table, self._ends, self.resync, self.own, want_acks, self._kills.lost
+        )
         # What is to be done, after which ACK (None: none) or at what time at the latest.
         self._asked: list[tuple[Callable[[], None], int | None, float]] = []
         self._acknowledged: int | None = None
         self._forks_acknowledged = 0
         self._failures = 0
+        self._budget = Budget()
         self._stopping = False
         self._concluded_ns = 0
         self._next_second = 0.0
@@ -140,11 +171,51 @@ class Worker:
         self._records.configure(config.capture.events, threads=config.capture.threads)
         self.builder = EntryBuilder(self._clock, config.log.fields, config.log.max_argv_bytes)
         self._reader.wants = wants(config, self.builder, config.rules)
+        self._hang_bell()
+        self._narrow()
+
+    def _narrow(self) -> None:
+        """Have the kernel reject what nobody needs; what was sent before counts as if it were asked for."""
+        needed = needs(self.config, self.builder, self._rules, has_accounting=self._accounting is not None)
+        # An EXIT that comes has its record: the records are the first that come, and the last that do not.
+        if self._accounting is not None and needed.tasks:
+            self._accounting.narrow(needed)
+        if self._connector is not None:
+            self._connector.narrow(needed)
+            self.ledger.set_filter(is_on=not needed.is_every_event, now_ns=time.monotonic_ns())
+        if self._accounting is not None:
+            self._accounting.narrow(needed)
+        self._ends.configure(
+            follows_threads=needed.threads, has_all_tasks=needed.tasks, now_ns=time.monotonic_ns()
+        )
+        self.fork_watch.compare_with(self._reader.forks if needed.threads else self._process_forks)
+
+    def _hang_bell(self) -> None:
+        """Have a bell where something must be read from /proc in time, and none where all is recorded."""
+        wanted = self._reader.wants
+        is_needed = not self._is_recording or wanted.executable or bool(wanted.environment)
+        hand = self._hand
+        if is_needed and hand.bell is None and self._open_bell is not None:
+            hand.bell = self._open_bell()
+            self._poller.register(hand.bell, select.POLLIN)
+        elif not is_needed and hand.bell is not None:
+            self._poller.unregister(hand.bell)
+            hand.bell.close()
+            hand.bell = None
+
+    def _keep_budget(self) -> None:
+        self._budget.keep(is_racing=self._hand.bell is not None)
+
+    def close(self) -> None:
+        """Close what it opened; after the end of the thread."""
+        if self._hand.bell is not None:
+            self._hand.bell.close()
 
     def scan(self) -> None:
         """Learn who lives already; after the ACK, before `start`."""
         self._ends.begun_ns = time.monotonic_ns()
         self.table.scan(self._reader)
+        self._ends.find_leaderless()
 
     def start(self, on_end: Callable[[], None]) -> None:
         """Start the thread; it calls `on_end` last, also where it ends unasked: nobody reads what it writes."""
@@ -160,23 +231,29 @@ class Worker:
         self._asked.append((action, after, time.monotonic() + ACK_SECONDS))
         self._batches.wake()
 
+    def poke(self) -> None:
+        """Have the thread show that it is not stuck. From any thread."""
+        self._batches.wake()
+
     def own(self, kind: str, text: str, priority: int = INFO, **fields: object) -> None:
         """Write an entry of the daemon's own. On the worker's thread, or while there is none."""
         self.writer.write(self.builder.own(kind, text, priority, **fields))
 
-    def tell_blindness(self, blindness: Blindness, kernel_forks: int | None = None) -> None:
+    def tell_blindness(self, blindness: Blindness, kernel_forks: KernelForks | None = None) -> None:
         """The kernel tells nothing any more; or again, with what it had counted of forks before an ACK just now."""
         missed = None
-        if kernel_forks is not None:
-            missed = self.fork_watch.untold(kernel_forks - self._forks_acknowledged)
+        number = self.fork_watch.number(kernel_forks)
+        if number is not None:
+            missed = self.fork_watch.untold(number - self._forks_acknowledged)
         self.losses.tell_blindness(blindness, missed)
 
-    def check_forks(self, kernel_forks: int | None, ack: int | None) -> None:
+    def check_forks(self, kernel_forks: KernelForks | None, ack: int | None) -> None:
         """Compare the FORKs before an ACK with what the kernel had counted by then."""
         # Until a resync is done what is missing is known, and looked for. A lost ACK proves nothing.
-        if kernel_forks is None or ack is None or self.resync.is_due or not self._is_acknowledged(ack):
+        number = self.fork_watch.number(kernel_forks)
+        if number is None or ack is None or self.resync.is_due or not self._is_acknowledged(ack):
             return
-        found = self.fork_watch.check(kernel_forks - self._forks_acknowledged)
+        found = self.fork_watch.check(number - self._forks_acknowledged)
         if found is not None:
             self.losses.tell_blindness(*found)
 
@@ -193,10 +270,13 @@ class Worker:
         """The ledger as it is. On the worker's thread, or while there is none."""
         held = len(self._hand) + sum(map(len, self._credited.values())) + self.writer.held_events
         return self.ledger.terms(
-            logged=self.writer.written_events, unwritten=self.writer.unwritten_events, pending=held
+            logged=self.writer.written_events,
+            unwritten=self.writer.unwritten_events,
+            pending=held,
+            waiting=self._ends.waiting,
         )
 
-    def more_terms(self, kernel_forks: int | None) -> dict[str, int]:
+    def more_terms(self, kernel_forks: KernelForks | None) -> dict[str, int]:
         """What stands beside the ledger: other counts, other losses, and what each limit on others' growth has cost.
 
         FORKS are those before the last ACK; `kernel_forks` is what the kernel had counted by then.
@@ -207,7 +287,7 @@ class Worker:
             "UNLOCATED": self.ledger.unlocated,
             "FORKS": self._forks_acknowledged,
             "FORKS_MISSED": self.fork_watch.told,
-            "FORKS_KERNEL": kernel_forks,
+            "FORKS_KERNEL": self.fork_watch.comparable(kernel_forks),
             "BLIND": int(self.losses.is_blind),
             "BLINDNESSES": self.losses.blindnesses,
             "RESYNCS": self.losses.resyncs,
@@ -216,6 +296,9 @@ class Worker:
             "ANCESTORS_CUT": self.table.chains_cut,
             "HASHES_SKIPPED": self._records.hasher.too_big,
             "READINGS_UNUSED": self._hand.unused,
+            "RECORDER_LOST": self._recorded.missing + self.losses.signals,
+            "RECORDINGS_UNUSED": self._recorded.unused,
+            "SIGNALS_FORGOTTEN": self._kills.forgotten,
             "RECORDS_UNUSED": self._ends.records.given_up,
             "NAMES_REFUSED": self._users.refused,
             "FAILURES": self._failures,
@@ -225,6 +308,7 @@ class Worker:
     def _run(self) -> None:
         try:
             while self._turn():
+                self._keep_budget()
                 self.progress += 1
         finally:
             self.running = False
@@ -235,7 +319,8 @@ class Worker:
         ready = {fileno for fileno, _events in self._poller.poll(self._patience() * 1000)}
         arrived = self._batches.fileno() in ready
         self._hand.look_again()
-        if not arrived and not self._stopping and self._bell is not None and self._bell.fileno() in ready:
+        bell = self._hand.bell
+        if not arrived and not self._stopping and bell is not None and bell.fileno() in ready:
             self._hand.hear(1)
             return True
         batches = self._batches.get() if arrived else []
@@ -244,6 +329,9 @@ class Worker:
         ripe = self._hand.ripe()
         if ripe:
             self._conclude(ripe)
+        elif not len(self._hand) and self._batches.is_empty:
+            # Whatever was sent before came, or will not.
+            self._ripen(time.monotonic_ns() - LATE_NS)
         now = time.monotonic()
         if now >= self._next_second:
             self._next_second = now + 1.0
@@ -257,6 +345,7 @@ class Worker:
         if not self._batches.is_empty:
             return True
         self.conclude()
+        self._ends.stop_waiting()
         self._do_asked(now + ACK_SECONDS)
         self.losses.tell(self.writer.take_loss(), self._clock.realtime_offset_ns, at_once=True)
         self.writer.flush()
@@ -276,11 +365,13 @@ class Worker:
         """How long there is nothing to do but to wait for events."""
         if self._stopping:
             return 0.0
-        patience = self._held_seconds or IDLE_SECONDS
+        patience = self._held_seconds or (1.0 if self.losses.is_any_untold else IDLE_SECONDS)
         if self.resync.is_running:
             patience = min(patience, RESYNC_SECONDS if self.resync.is_waiting else 0.0)
         if self._asked:
             patience = min(patience, max(0.0, min(self._asked, key=_deadline)[2] - time.monotonic()))
+        if self._ends.is_due:
+            patience = min(patience, LATE_NS / 1e9)
         return self._hand.patience(patience)
 
     def _try(self, action: Callable[[], None]) -> bool:
@@ -326,8 +417,13 @@ class Worker:
         """Decode and count, and read what the bell did not tell. On the worker's thread, or while there is none."""
         self._clock.refresh()
         events, malformed = wire.decode(b"".join([batch.datagrams for batch in batches]))
-        self._hand.take_in(events, is_behind=self._batches.waiting_bytes > 0)
+        recordings = [item for batch in batches for item in batch.recordings.execs]
         ledger, last = self.ledger, batches[-1]
+        if last.execs_lost != self.losses.execs:
+            self._recorded.lost(last.received_ns)
+        self._hand.take_in(events, recordings, is_behind=self._batches.waiting_bytes > 0)
+        for batch in batches:
+            self._kills.add(batch.recordings.signals)
         ledger.malformed += malformed
         ledger.odd = last.odd
         ledger.foreign = last.foreign
@@ -341,6 +437,7 @@ class Worker:
     def conclude(self) -> None:
         """Bring all that was taken in to its entries. On the worker's thread, or while there is none."""
         self._conclude(len(self._hand))
+        self._ripen(math.inf)
 
     def _conclude(self, count: int) -> None:
         """The same for the first so many events; the others have a say about what was read for these."""
@@ -350,9 +447,31 @@ class Worker:
         for n, event in enumerate(events[:count]):
             if not n % HEAR_EVERY:
                 self._hand.hear()
+                self._keep_budget()
+            self._kills.come_to(event[7])
             self._handle_event(event, outcomes.get(n))
         if count:
             self._concluded_ns = events[count - 1][7]
+            self._ripen(self._concluded_ns)
+
+    def _ripen(self, until_ns: float) -> None:
+        """All events until then are worked off: tell the ends that waited for that."""
+        self._ends.ripen(until_ns)
+        self._decide_late()
+
+    def _decide_late(self) -> None:
+        """Ends that an EXIT before stands for: that was no need of anyone's until now."""
+        late = self._ends.late
+        while late:
+            end, record = late.pop(0), None
+            try:
+                record = self._records.ended_late(end)
+                if record is not None:
+                    self._decide(record)
+            except Exception:
+                self.ledger.failed += record is not None and end.has_exit
+                self._tell_failure(f"at the end of process {end.process.pid}, going on without it")
+            self.ledger.unneeded -= record is not None and end.has_exit
 
     def _handle_event(self, event: RawEvent, reading: Outcome | None) -> None:
         """The table, the rules, the entry, for one event. An error of ours costs this event, and says so."""
@@ -360,6 +479,8 @@ class Worker:
             self.ledger.forks += 1
         try:
             record = self._records.make(event, reading)
+            if self._ends.late:
+                self._decide_late()  # its PID is another's now
             if record is None:
                 self.ledger.unneeded += 1
                 self.ledger.unknown += event[5] not in wire.KNOWN

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
-from procwatchd.journal.entry import Entry, FieldValue
+from procwatchd.journal.entry import Entry, FieldValue, Shared
 from procwatchd.journal.kinds import INFO, MESSAGE_IDS, PREFIX
-from procwatchd.journal.message import message
+from procwatchd.journal.message import Frame, frame, message
 from procwatchd.journal.quote import cut_argv, printable, quote_argv
 from procwatchd.kernel.clock import Clock
 from procwatchd.process.fields import EVENTS, FIELDS, Value
-from procwatchd.process.model import Image, Process, Record
+from procwatchd.process.model import Context, Creds, Image, Process, Record
 from procwatchd.rules.ruleset import Decision
 
 # Left out by `log.fields: standard`, beside what equals its neighbour.
@@ -21,9 +23,10 @@ NOT_STANDARD = frozenset(
 
 _ONLY_IN = {
     "fork": {"RESYNC"},
-    "exec": {"LAG_USEC", "SHA256", "RESYNC"},
+    "exec": {"FILENAME", "LAG_USEC", "SHA256", "RESYNC"},
     "exit": {
         *("EXIT_CODE", "EXIT_SIGNAL", "CORE_DUMPED", "EXIT_SOURCE", "RESYNC"),
+        *("KILLER_PID", "KILLER_COMM", "KILLER_EXE", "KILLER_UID", "OOM_KILLED"),
         *("DURATION_USEC", "CPU_USEC", "MEMORY_PEAK", "IO_READ_BYTES", "IO_WRITE_BYTES"),
     },
     "uid": {"OLD_UID", "OLD_EUID"},
@@ -36,10 +39,32 @@ _ONLY_SOMEWHERE = frozenset[str]().union(*_ONLY_IN.values())
 # Looked up off the event's path, so that it may be known at the exit and not yet at the exec.
 _LATE = frozenset({"USER"})
 
+# What all children of a process have in common.
+_OF_PARENT = frozenset({"PARENT_PROCESS_ID", "PARENT_COMM", "PARENT_EXE", "PARENT_CMDLINE", "ANCESTORS"})
+
+# What all have in common who run at the same place as the same user.
+_OF_PLACE = frozenset(
+    {
+        *("UID", "EUID", "GID", "EGID", "LOGINUID", "AUDIT_SESSION", "SESSION", "SID", "CWD", "TTY"),
+        *("CGROUP", "UNIT", "USER_UNIT", "SLICE", "CONTAINER_ID", "MOUNT_NAMESPACE", "USER_NAMESPACE"),
+    }
+)
+
 # How many processes' fields are kept for their next entry.
 RECENT_PROCESSES = 512
 
+_Key = TypeVar("_Key")
+_Item = TypeVar("_Item")
 _Plan = list[tuple[str, Callable[[Record], Value]]]
+_ProcessPlan = list[tuple[str, Callable[[Process], Value]]]
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the entries about a process have in common. `around` is None while its user is not known."""
+
+    shared: tuple[Shared, ...]
+    around: Frame | None
 
 
 class EntryBuilder:
@@ -54,8 +79,16 @@ class EntryBuilder:
         self._max_argv_bytes = max_argv_bytes
         self.wanted = _wanted(fields)
         self._plans: dict[str, _Plan] = {event: self._plan(event) for event in EVENTS}
-        self._process_fields = self._process_plan()
-        self._recent: dict[Process, dict[str, FieldValue]] = {}
+        whole = self._process_plan()
+        self._of_parent = [step for step in whole if step[0].removeprefix(PREFIX) in _OF_PARENT]
+        self._of_place = [step for step in whole if step[0].removeprefix(PREFIX) in _OF_PLACE]
+        self._of_itself = [
+            step for step in whole if step not in self._of_parent and step not in self._of_place
+        ]
+        self._recent: dict[Process, _Known] = {}
+        self._recent_parents: dict[Process, Shared] = {}
+        # By the identity of both, which are never changed once made; they are kept so that it stays theirs.
+        self._recent_places: dict[tuple[int, int], tuple[Context, Creds | None, Shared]] = {}
 
     def _plan(self, event: str) -> _Plan:
         """What the event itself gives to its entries, in order."""
@@ -67,7 +100,7 @@ class EntryBuilder:
             and (name not in _ONLY_SOMEWHERE or name in _ONLY_IN.get(event, ()))
         ]
 
-    def _process_plan(self) -> list[tuple[str, Callable[[Process], Value]]]:
+    def _process_plan(self) -> _ProcessPlan:
         """What every entry about a process says of it, in order."""
         shown: dict[str, Callable[[Process], Value]] = {
             "CMDLINE": self.command,
@@ -85,8 +118,9 @@ class EntryBuilder:
     def build(self, record: Record, decision: Decision) -> Entry:
         """The entry of one event."""
         process = record.process
+        known = self._recent.get(process) or self._know(process)
         fields: dict[str, FieldValue] = {
-            "MESSAGE": self._message(record, decision),
+            "MESSAGE": self._message(record, decision, known.around or frame(process)),
             "MESSAGE_ID": MESSAGE_IDS[record.event],
             "PRIORITY": str(decision.priority),
             "SYSLOG_IDENTIFIER": "procwatchd",
@@ -95,7 +129,6 @@ class EntryBuilder:
             value = read(record)
             if value is not None:
                 fields[name] = str(value) if isinstance(value, int) else value
-        fields |= self._recent.get(process) or self._of_process(process)
         if "USER" in self.wanted and process.creds is not None and (user := process.creds.user):
             fields[PREFIX + "USER"] = user
         if record.environment:
@@ -107,22 +140,39 @@ class EntryBuilder:
             fields[PREFIX + "TAGS"] = " ".join(decision.tags)
         for name, text in decision.fields:
             fields[PREFIX + name] = text
-        return Entry(fields, self._clock.realtime_usec(record.monotonic_ns), 0 if record.found else 1)
+        realtime_usec = self._clock.realtime_usec(record.monotonic_ns)
+        return Entry(fields, realtime_usec, 0 if record.found else 1, known.shared)
 
-    def _of_process(self, process: Process) -> dict[str, FieldValue]:
-        """The fields of a process, kept for a while: most processes end soon after their exec, as the same."""
-        fields: dict[str, FieldValue] = {}
-        for name, read in self._process_fields:
-            value = read(process)
-            if value is not None:
-                fields[name] = str(value) if isinstance(value, int) else value
+    def _know(self, process: Process) -> _Known:
+        """What there is of a process, kept for a while: most processes end soon after their exec, as the same."""
+        itself = Shared(_values(self._of_itself, process))
         image = process.image
         if image.argv is not None and self._is_cut(image, image.argv):
-            self._mark_cut(fields, image)
-        if len(self._recent) >= RECENT_PROCESSES:
-            self._recent.clear()
-        self._recent[process] = fields
-        return fields
+            self._mark_cut(itself.fields, image)
+        shared: tuple[Shared, ...] = (itself, self._know_place(process))
+        if process.parent is not None:
+            shared = (*shared, self._know_parent(process, process.parent))
+        has_user = process.creds is None or process.creds.uid is None or process.creds.user is not None
+        known = _Known(shared, frame(process) if has_user else None)
+        _keep(self._recent, process, known)
+        return known
+
+    def _know_place(self, process: Process) -> Shared:
+        context, creds = process.context, process.creds
+        key = (id(context), id(creds))
+        found = self._recent_places.get(key)
+        if found is not None:
+            return found[2]
+        shared = Shared(_values(self._of_place, process))
+        _keep(self._recent_places, key, (context, creds, shared))
+        return shared
+
+    def _know_parent(self, process: Process, parent: Process) -> Shared:
+        shared = self._recent_parents.get(parent)
+        if shared is None:
+            shared = Shared(_values(self._of_parent, process))
+            _keep(self._recent_parents, parent, shared)
+        return shared
 
     def command(self, process: Process) -> str | None:
         """CMDLINE: the arguments as one could paste them into a shell, cut to `max-argv`."""
@@ -156,9 +206,9 @@ class EntryBuilder:
     def _is_cut(self, image: Image, argv: bytes) -> bool:
         return image.argv_bytes > self._max_argv_bytes or len(argv) < image.argv_bytes
 
-    def _message(self, record: Record, decision: Decision) -> str:
+    def _message(self, record: Record, decision: Decision, around: Frame) -> str:
         if decision.message is None:
-            return message(record, self.command)
+            return message(record, self.command, around)
         return printable(decision.message.render(lambda name: self._text(record, decision, name)))
 
     def _text(self, record: Record, decision: Decision, name: str) -> str:
@@ -191,6 +241,21 @@ class EntryBuilder:
             fields[PREFIX + "ARGV_TRUNCATED"] = "1"
         if "ARGV_BYTES" in self.wanted:
             fields[PREFIX + "ARGV_BYTES"] = str(image.argv_bytes)
+
+
+def _values(plan: _ProcessPlan, process: Process) -> dict[str, FieldValue]:
+    fields: dict[str, FieldValue] = {}
+    for name, read in plan:
+        value = read(process)
+        if value is not None:
+            fields[name] = str(value) if isinstance(value, int) else value
+    return fields
+
+
+def _keep(recent: dict[_Key, _Item], key: _Key, item: _Item) -> None:
+    if len(recent) >= RECENT_PROCESSES:
+        recent.clear()
+    recent[key] = item
 
 
 def _wanted(fields: str | frozenset[str]) -> frozenset[str]:

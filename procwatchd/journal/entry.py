@@ -9,14 +9,32 @@ FieldValue = str | bytes | list[str | bytes]
 
 
 @dataclass(slots=True)
+class Shared:
+    """Fields that are the same in many entries. `encoded` is what a writer made of them, for the next time."""
+
+    fields: dict[str, FieldValue]
+    encoded: bytes | None = None
+
+
+@dataclass(slots=True)
 class Entry:
     """One entry for a writer.
 
-    `fields` in the order to write them, by their full names (MESSAGE, PROCWATCH_PID, …); a list is a
-    repeated field. `realtime_usec` is when it happened (CLOCK_REALTIME). `events` is how many of the
-    connector's datagrams this entry stands for in the ledger: 1 for an event's own, 0 for the daemon's.
+    `own` has the fields of this entry, `shared` those that it has in common with others; by their full names (MESSAGE,
+    PROCWATCH_PID, …), none twice; a list is a repeated field. `realtime_usec` is when it happened (CLOCK_REALTIME).
+    `events` is how many of the connector's datagrams this entry stands for in the ledger: 1 for an event's own, 0 for
+    the daemon's.
     """
 
-    fields: dict[str, FieldValue]
+    own: dict[str, FieldValue]
     realtime_usec: int
     events: int = 0
+    shared: tuple[Shared, ...] = ()
+
+    @property
+    def fields(self) -> dict[str, FieldValue]:
+        """All of them."""
+        fields = self.own.copy()
+        for shared in self.shared:
+            fields |= shared.fields
+        return fields

@@ -10,6 +10,7 @@ First the event, then who: comm, PID and user; then what; last where it came fro
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from procwatchd.journal.quote import printable
 from procwatchd.process.fields import FIELDS, exit_code, exit_signal
@@ -23,19 +24,35 @@ MEMORY_SHOWN_BYTES = 64 << 20
 Show = Callable[[Process], str | None]
 
 
-def message(record: Record, show_command: Show) -> str:
+class Frame(NamedTuple):
+    """What stands around what happened, whatever it is: who, which user's, and where it came from."""
+
+    name: str
+    user: str
+    origin: str
+
+
+def frame(process: Process) -> Frame:
+    """That of a process."""
+    return Frame(_name(process), _user(process), _origin(process))
+
+
+def message(record: Record, show_command: Show, around: Frame) -> str:
     """The text for a record; `show_command` gives a process's CMDLINE as it is written."""
-    process = record.process
     what = _WHAT[record.event](record, show_command)
     tid = "" if record.tid is None else f" thread {record.tid}"
-    return f"{record.event} {_name(process)}{tid}{_user(process)}: {what}{_origin(process)}"
+    return f"{record.event} {around.name}{tid}{around.user}: {what}{around.origin}"
 
 
 def _name(process: Process) -> str:
-    comm = "?" if process.comm is None else printable(process.comm)
-    if "[" in comm:
-        comm = comm.replace("[", "\\x5b")  # a comm must not look like a name with its PID
-    return f"{comm}[{process.pid}]"
+    return _named(process.comm, process.pid)
+
+
+def _named(comm: bytes | None, pid: int) -> str:
+    name = "?" if comm is None else printable(comm)
+    if "[" in name:
+        name = name.replace("[", "\\x5b")  # a comm must not look like a name with its PID
+    return f"{name}[{pid}]"
 
 
 def _user(process: Process) -> str:
@@ -82,7 +99,7 @@ def _what_exit(record: Record, show_command: Show) -> str:
     status = record.wait_status
     signal = exit_signal(status)
     if signal is not None:
-        end = f"killed by {signal}"
+        end = f"killed by {signal}{_sender(record)}"
         if status is not None and status & 0x80:
             end += ", core dumped"
     elif status is None:
@@ -95,6 +112,16 @@ def _what_exit(record: Record, show_command: Show) -> str:
     if record.found:
         end += ", found afterwards"
     return end + _command(record, show_command)
+
+
+def _sender(record: Record) -> str:
+    """` from systemd-oomd[812]`: who sent the signal that ended it, where that is known."""
+    if record.is_oom_killed:
+        return " from the kernel, which was out of memory"
+    killer = record.killer
+    if killer is None:
+        return ""
+    return " from itself" if killer.pid == record.process.pid else f" from {_named(killer.comm, killer.pid)}"
 
 
 def _took(usage: Usage | None) -> str:

@@ -62,8 +62,18 @@ _prefixes = _Prefixes()
 
 def encode(entry: Entry) -> bytes:
     """The entry in journald's native protocol. ValueError for a field's name that journald would drop."""
+    if not entry.shared:
+        return _encode(entry.own)
+    parts = [_encode(entry.own)]
+    for shared in entry.shared:
+        if shared.encoded is None:
+            shared.encoded = _encode(shared.fields)
+        parts.append(shared.encoded)
+    return b"".join(parts)
+
+
+def _encode(fields: dict[str, FieldValue]) -> bytes:
     prefixes = _prefixes
-    fields = entry.fields
     try:
         lines = [
             prefixes[name] + (value.encode() if value.__class__ is str else value)  # type: ignore[operator]
@@ -78,7 +88,7 @@ def encode(entry: Entry) -> bytes:
 
 
 def _encode_each(fields: dict[str, FieldValue]) -> bytes:
-    """What `encode` does, for any value: with newlines, with surrogates, and repeated ones."""
+    """What `_encode` does, for any value: with newlines, with surrogates, and repeated ones."""
     parts: list[bytes] = []
     for name, values in fields.items():
         prefix = _prefixes[name]

@@ -13,6 +13,11 @@ def isolated() -> set[int]:
     return _listed("isolated") | _listed("nohz_full")
 
 
+def possible() -> int:
+    """How many numbers CPUs can ever have on this machine, plugged or not."""
+    return max(_listed("possible"), default=0) + 1
+
+
 def parse_cpus(text: str) -> set[int]:
     """The numbers in a list; what is no number is left out."""
     cpus: set[int] = set()

@@ -2,9 +2,9 @@
 """The listener: one thread that does nothing but receive.
 
 It takes from its sockets whatever is there and hands it over as batches: the connector's events, then the records of
-ended tasks, since the record of each EXIT was queued before it. It never reads /proc, never logs, never waits for the
-queue. What comes is left to gather for a moment, so that all wake once for many: what cannot wait, the reading of
-/proc for an EXEC, does not wait for it (see bell.py).
+ended tasks and the recordings, since what belongs to an event was queued before it. It never reads /proc, never logs,
+never waits for the queue. What comes is left to gather for a moment, so that all wake once for many: what cannot wait,
+the reading of /proc for an EXEC that is not recorded, does not wait for it (see bell.py).
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ from procwatchd.kernel import wire
 from procwatchd.kernel.accounting import Accounting
 from procwatchd.kernel.connector import BULK, Connector, Received
 from procwatchd.kernel.heartbeat import Blindness, Heartbeat
+from procwatchd.kernel.priority import run_in_real_time
 from procwatchd.kernel.queue import Batch, BatchQueue
+from procwatchd.kernel.recorder import NO_RECORDINGS, Recorder
 
 GATHER_SECONDS = 0.02
 # With a small buffer (the kernel gives it to whoever may not have more) there is no room to let much gather.
 SMALL_BUFFER_BYTES = 4 << 20
 SMALL_GATHER_SECONDS = 0.001
-IDLE_SECONDS = 1.0
+IDLE_SECONDS = 10.0
+
+# Where so many came there will be more: then nobody asks before looking again.
+BUSY_EVENTS = 32
 
 # More bulks than the socket's buffer can hold.
 DRAIN_BULKS = 512
@@ -33,20 +38,25 @@ _TIMESTAMP = struct.Struct("=Q")
 
 
 class Listener:
-    """Owns the connector, and `accounting` if there is one, from `start` to `stop`.
+    """Owns the connector, and `accounting` and `recorder` where there are such, from `start` to `stop`.
 
-    `running` says whether its thread is; `progress` grows at least once a second while that is not stuck; `error` is
-    what the kernel refused, if that ended it.
+    `running` says whether its thread is; `progress` grows soon after a `poke` while that is not stuck; `error` is what
+    the kernel refused, if that ended it.
     """
 
     def __init__(
-        self, connector: Connector, batches: BatchQueue, accounting: Accounting | None = None
+        self,
+        connector: Connector,
+        batches: BatchQueue,
+        accounting: Accounting | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.running = False
         self.progress = 0
         self.error: OSError | None = None
         self._connector = connector
         self._accounting = accounting
+        self._recorder = recorder
         self._batches = batches
         self._heartbeat = Heartbeat(connector, lambda _blindness: None)
         self._last = b""
@@ -54,11 +64,15 @@ class Listener:
         self._odd = 0
         self._queue_lost = 0
         self._records_lost = 0
+        self._execs_lost = 0
+        self._signals_lost = 0
         small = connector.receive_buffer_bytes < SMALL_BUFFER_BYTES
         self._gather_seconds = SMALL_GATHER_SECONDS if small else GATHER_SECONDS
         self._stopping = False
         self._on_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
+        if accounting is not None:
+            connector.wait_for(accounting.fileno())
 
     def start(
         self, early: list[Received], on_end: Callable[[], None], on_blindness: Callable[[Blindness], None]
@@ -80,19 +94,28 @@ class Listener:
         self._connector.wake()
         self._thread.join()
 
+    def poke(self) -> None:
+        """Have the thread show that it is not stuck. From any thread."""
+        self._connector.wake()
+
     def doubt(self) -> None:
         """Somebody else spoke to the kernel: make sure that it still tells us. From any thread."""
         self._heartbeat.hurry()
         self._connector.wake()
 
     def _run(self) -> None:
+        if self._recorder is None:
+            # Whoever races must not wait for what we hold, the interpreter's lock. There is little to do here.
+            run_in_real_time()
         connector, heartbeat = self._connector, self._heartbeat
         busy = True
         try:
             while not self._stopping:
                 self.progress += 1
                 heartbeat.beat()
-                if busy or heartbeat.is_waiting or connector.wait(heartbeat.patience(IDLE_SECONDS)):
+                if heartbeat.is_waiting:
+                    busy = self._take()  # the answer is there
+                elif busy or connector.wait(heartbeat.patience(IDLE_SECONDS)):
                     time.sleep(self._gather_seconds)
                     busy = self._take()
             self._take()
@@ -100,7 +123,7 @@ class Listener:
             self.error = error
         finally:
             # The totals as they are in the end, should the last batches not have found room.
-            self._hand_over(Received(b""))
+            self._hand_over(Received(b""), is_final=True)
             self.running = False
             self._on_end()
 
@@ -111,27 +134,32 @@ class Listener:
             received = self._connector.receive()
             if received is None:
                 heartbeat.conclude(self._last_event_ns())
-                if heartbeat.is_blind:
-                    self._hand_over(Received(b""))  # the records still come
+                # Of tasks that end without an EXIT of theirs, or while we are blind, the records come alone.
+                self._hand_over(Received(b""))
                 return n > 0
             if heartbeat.is_waiting:
                 heartbeat.look(received.datagrams)
             self._hand_over(received)
             count = len(received.datagrams) // wire.EVENT_BYTES + received.foreign + received.odd
             if count < BULK and not heartbeat.is_waiting:
-                break
+                return count >= BUSY_EVENTS
         return True
 
     def _last_event_ns(self) -> int:
         """The time of the last event there was; 0 where there was none."""
         return int(_TIMESTAMP.unpack_from(self._last, wire.TIMESTAMP_OFFSET)[0]) if self._last else 0
 
-    def _hand_over(self, received: Received) -> None:
+    def _hand_over(self, received: Received, *, is_final: bool = False) -> None:
+        """Hand over what came, with what belongs to it; but nothing where there is nothing new."""
         self._foreign += received.foreign
         self._odd += received.odd
         self._last = received.datagrams[-wire.EVENT_BYTES :] or self._last
         drops = self._connector.kernel_drops()
         records, count = self._records()
+        recorder = self._recorder
+        recordings = recorder.drain() if recorder is not None else NO_RECORDINGS
+        if not (any(received) or records or any(recordings) or is_final):
+            return
         batch = Batch(
             received.datagrams,
             self._foreign,
@@ -140,10 +168,15 @@ class Listener:
             self._queue_lost,
             records,
             self._records_lost + (self._accounting.drops() if self._accounting is not None else 0),
+            recordings,
+            self._execs_lost + (recorder.lost_execs if recorder is not None else 0),
+            self._signals_lost + (recorder.lost_signals if recorder is not None else 0),
         )
         if not self._batches.put(batch):
             self._queue_lost += len(received.datagrams) // wire.EVENT_BYTES
             self._records_lost += count
+            self._execs_lost += len(recordings.execs)
+            self._signals_lost += len(recordings.signals)
 
     def _records(self) -> tuple[bytes, int]:
         """The records of ended tasks that are there, and how many; bounded like the events."""

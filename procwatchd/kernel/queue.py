@@ -9,6 +9,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+from procwatchd.kernel.recorder import NO_RECORDINGS, Recordings
 from procwatchd.kernel.wire import EVENT_BYTES
 
 # 128 MiB are 1.7 million events, or 0.2 million ends with their records: far more than the socket holds, and used only
@@ -24,11 +25,13 @@ class Batch:
     """What the listener hands over at once.
 
     `datagrams` are of 76 bytes each, end to end. `records` are taskstats messages, end to end: those of all EXITs
-    among the datagrams that did not come before, and maybe of later ones. `received_ns` is when (CLOCK_MONOTONIC).
+    among the datagrams that did not come before, and maybe of later ones. `recordings` are the recorder's, likewise.
+    `received_ns` is when (CLOCK_MONOTONIC).
 
     The counters are totals since the sockets were opened, as of this batch. In datagrams: `foreign` (not the kernel's)
     and `odd` (not of 76 bytes), that were received but are in no `datagrams`; `kernel_drops` where the socket had no
-    room, and `queue_lost` where the queue had none. In records: `records_lost` for want of room.
+    room, and `queue_lost` where the queue had none. In records: `records_lost` for want of room; in recordings:
+    `execs_lost` and `signals_lost`.
     """
 
     datagrams: bytes
@@ -38,12 +41,16 @@ class Batch:
     queue_lost: int = 0
     records: bytes = b""
     records_lost: int = 0
+    recordings: Recordings = NO_RECORDINGS
+    execs_lost: int = 0
+    signals_lost: int = 0
     received_ns: int = field(default_factory=time.monotonic_ns, compare=False)
 
     @property
     def size_bytes(self) -> int:
         """How much it holds."""
-        return len(self.datagrams) + len(self.records)
+        recordings = sum(map(len, self.recordings.execs)) + sum(map(len, self.recordings.signals))
+        return len(self.datagrams) + len(self.records) + recordings
 
     @property
     def events(self) -> int:

@@ -9,7 +9,7 @@ Facts:
 - A new process can be seen before its FORK is sent [kernel/fork.c, copy_process()].
 
 So EXECs are read when the bell rings, and what was read is used only if no event, of those received by then or since,
-says that it is of another image or life.
+says that it is of another image or life. Where an exec was recorded, nothing of this matters.
 """
 
 from __future__ import annotations
@@ -43,21 +43,18 @@ def hear(event: RawEvent, reader: Reader) -> Outcome:
 
 def read_execs(
     events: list[RawEvent],
-    first: int,
+    execs: list[int],
     heard: dict[tuple[int, int], Outcome],
     reader: Reader,
     *,
     is_behind: bool,
 ) -> dict[int, Outcome]:
-    """What was read for the EXECs among `events` from `first` on, by their place there.
+    """What was read for the EXECs at these places among `events`, by their places.
 
     `heard` has what was read when the bell rang, by tgid and timestamp; it is taken out of there. What the bell did not
     tell is read now; but a process whose end, or whose next exec, is among the events is not: what /proc has by now
     is not what this exec made. Nor is any where more events wait, `is_behind`: they may say so, and nobody knows yet.
     """
-    execs = [n for n in range(first, len(events)) if events[n][5] == EXEC]
-    if not execs:
-        return {}
     outcomes: dict[int, Outcome] = {}
     unheard = []
     for n in execs:

@@ -43,10 +43,13 @@ class Field:
 
 
 def command_line(process: Process) -> bytes | None:
-    """The arguments joined by single spaces: what `cmdline` means in a rule."""
-    argv = process.image.argv
+    """The arguments joined by single spaces: what `cmdline` means in a rule. Where they are cut, head and tail."""
+    image = process.image
+    argv = image.argv
     if argv is None:
         return None
+    if image.argv_tail:
+        argv += b"\0" + image.argv_tail
     return (argv[:-1] if argv.endswith(b"\0") else argv).replace(b"\0", b" ")
 
 
@@ -172,6 +175,13 @@ def _of_usage(name: str, attribute: str) -> Field:
     return Field(name, Kind.NUMBER, of_record)
 
 
+def _of_killer(name: str, kind: Kind, attribute: str) -> Field:
+    def of_record(record: Record) -> Value:
+        return None if record.killer is None else getattr(record.killer, attribute)
+
+    return Field(name, kind, of_record)
+
+
 def _core_dumped(record: Record) -> int | None:
     status = record.wait_status
     return 1 if status is not None and status & 0x80 and status & 0x7F else None
@@ -192,6 +202,7 @@ FIELDS: dict[str, Field] = {
         _of_process("EXE", _T, _exe),
         _of_process("CWD", _T, lambda p: p.context.cwd),
         _of_process("TTY", _T, lambda p: p.context.tty),
+        Field("FILENAME", _T, lambda r: r.filename),
         _of_process("CMDLINE", _T, command_line),
         _of_process("UID", _N, _uid),
         _of_process("EUID", _N, _euid),
@@ -220,6 +231,11 @@ FIELDS: dict[str, Field] = {
         Field("EXIT_CODE", _N, lambda r: exit_code(r.wait_status)),
         Field("EXIT_SIGNAL", _T, lambda r: exit_signal(r.wait_status)),
         Field("CORE_DUMPED", _N, _core_dumped),
+        _of_killer("KILLER_PID", _N, "pid"),
+        _of_killer("KILLER_COMM", _T, "comm"),
+        _of_killer("KILLER_EXE", _T, "exe"),
+        _of_killer("KILLER_UID", _N, "uid"),
+        Field("OOM_KILLED", _N, lambda r: 1 if r.is_oom_killed else None),
         Field("EXIT_SOURCE", _W, lambda r: r.end_source, words=(TASKSTATS, CONNECTOR)),
         Field("DURATION_USEC", _N, _duration_usec),
         _of_usage("CPU_USEC", "cpu_usec"),
@@ -238,18 +254,6 @@ FIELDS: dict[str, Field] = {
         Field("SHA256", _T, lambda r: r.sha256),
     )
 }
-
-# Named by the contract, not there yet: a rule that asks for one is told so.
-LATER = frozenset(
-    {
-        "FILENAME",
-        "KILLER_PID",
-        "KILLER_COMM",
-        "KILLER_EXE",
-        "KILLER_UID",
-        "OOM_KILLED",
-    }
-)
 
 # Decided while the entry is made, so that no rule can ask for them.
 ENTRY_ONLY = frozenset({"ARGV_TRUNCATED", "ARGV_BYTES", "RULE"})

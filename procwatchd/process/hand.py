@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The events at hand: taken in and not concluded yet, with what was read for their EXECs.
+"""The events at hand: taken in and not concluded yet, with what was recorded or read for their EXECs.
 
-What arrives last is kept until the next batch is there, or none was for a moment: its events have a say about what was
-read for those before.
+What arrives last is kept until the next batch is there, or none was for a moment, where its events have a say: about
+what was read for those before, and whether a change of ids was an exec's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from procwatchd.kernel.bell import Bell
-from procwatchd.kernel.wire import RawEvent
+from procwatchd.kernel.wire import EXEC, GID, UID, RawEvent
 from procwatchd.process.enrich import (
     Outcome,
     close,
@@ -21,6 +21,7 @@ from procwatchd.process.enrich import (
     settle,
 )
 from procwatchd.process.procfs import Reader, Reading
+from procwatchd.process.recorded import Recorded
 
 # How long a batch waits for the next one.
 SETTLE_SECONDS = 0.04
@@ -34,13 +35,15 @@ HELD_NS = 100_000_000
 class Hand:
     """Keeps events and readings together. One thread uses it.
 
-    `unused` counts the readings whose event did not come.
+    `bell` is heard where there is one: what was not recorded is read at once. `recorded` is there if there is a
+    recorder. `unused` counts the readings whose event did not come.
     """
 
-    def __init__(self, reader: Reader, bell: Bell | None, own_pid: int) -> None:
+    def __init__(self, reader: Reader, recorded: Recorded | None, own_pid: int) -> None:
         self.unused = 0
+        self.bell: Bell | None = None
+        self.recorded = recorded
         self._reader = reader
-        self._bell = bell
         self._own_pid = own_pid
         # What was read before its event came, by tgid and timestamp; of that, whom a tracer held.
         self._heard: dict[tuple[int, int], Outcome] = {}
@@ -48,6 +51,7 @@ class Hand:
         # What is at hand; where the last batch begins; when it need not wait any longer.
         self._events: list[RawEvent] = []
         self._outcomes: dict[int, Outcome] = {}
+        self._recorded_at: dict[int, Reading] = {}
         self._last_first = 0
         self._due = 0.0
 
@@ -56,10 +60,11 @@ class Hand:
 
     def hear(self, most: int = HEARD_LIMIT) -> None:
         """Read /proc for the EXECs that the bell has rung for."""
-        if self._bell is None:
+        bell = self.bell
+        if bell is None:
             return
         for _ in range(most):
-            event = self._bell.hear()
+            event = bell.hear()
             if event is None:
                 return
             if event[9] != self._own_pid:
@@ -87,27 +92,80 @@ class Hand:
             return min(most_seconds, LOOK_AGAIN_SECONDS)
         return min(most_seconds, max(0.0, self._due - time.monotonic())) if self._events else most_seconds
 
-    def take_in(self, events: list[RawEvent], *, is_behind: bool) -> None:
-        """Add what arrived, and read what the bell did not tell; `is_behind`: more waits behind it."""
+    def take_in(self, events: list[RawEvent], recordings: list[bytes], *, is_behind: bool) -> None:
+        """Add what arrived, and read what neither a recording nor the bell told; `is_behind`: more waits behind it."""
         # The bell rang for all EXECs that are in it: the socket that is bound last is served first.
         self.hear()
-        self._last_first = len(self._events)
+        first = self._last_first = len(self._events)
         self._due = time.monotonic() + SETTLE_SECONDS
         self._events += events
-        outcomes = read_execs(self._events, self._last_first, self._heard, self._reader, is_behind=is_behind)
-        self._outcomes |= outcomes
+        execs = [n for n, event in enumerate(events, first) if event[5] == EXEC]
+        if self.recorded is not None:
+            self.recorded.add(recordings)
+            cut_or_missing = self._take_recorded(self.recorded, execs)
+            if self.bell is None:
+                execs = cut_or_missing
+        if execs:
+            outcomes = read_execs(self._events, execs, self._heard, self._reader, is_behind=is_behind)
+            self._outcomes |= outcomes
+
+    def _take_recorded(self, recorded: Recorded, execs: list[int]) -> list[int]:
+        """Find the recordings of EXECs, by their places; gives the places of those that have none, or are cut."""
+        cut_or_missing = []
+        for n in execs:
+            event = self._events[n]
+            reading = recorded.take(event[9], event[7])
+            if reading is None or not reading.is_whole:
+                cut_or_missing.append(n)
+            if reading is not None:
+                self._recorded_at[n] = reading
+        return cut_or_missing
 
     def ripe(self) -> int:
         """How many of the first events need wait no longer."""
         if time.monotonic() >= self._due:
             return len(self._events)
+        if not self._outcomes and not any(
+            event[5] in (UID, GID) for event in self._events[self._last_first :]
+        ):
+            return len(self._events)
         return self._last_first if is_settled(self._events, self._outcomes, self._last_first) else 0
 
     def play(self, count: int) -> tuple[list[RawEvent], dict[int, Outcome]]:
-        """Give the first so many events away; gives all at hand, and by their places there what was read for them."""
-        events, outcomes = self._events, self._outcomes
-        self._events, self._outcomes, self._last_first = events[count:], {}, 0
+        """Give the first so many events away; gives all at hand, and by their places there what is known of them."""
+        events, outcomes, recorded = self._events, self._outcomes, self._recorded_at
+        self._events, self._last_first = events[count:], 0
         if outcomes:
             settle(events, outcomes, count)
             self._outcomes = {n - count: outcome for n, outcome in outcomes.items() if n >= count}
+        if recorded:
+            self._recorded_at = {n - count: reading for n, reading in recorded.items() if n >= count}
+            ripe = {n: reading for n, reading in recorded.items() if n < count}
+            outcomes = {
+                **outcomes,
+                **{n: _completed(reading, outcomes.get(n)) for n, reading in ripe.items()},
+            }
         return events, outcomes
+
+
+def _completed(recorded: Reading, read: Outcome | None) -> Reading:
+    """What was recorded, with what only /proc has, if that was the same life's."""
+    if not isinstance(read, Reading) or read.stat.start_ticks != recorded.stat.start_ticks:
+        if read is not None:
+            close(read)
+        return recorded
+    recorded.environment, recorded.executable_fd = read.environment, read.executable_fd
+    if not recorded.is_whole and _are_same(recorded, read):
+        recorded.exe, recorded.argv, recorded.argv_tail = read.exe, read.argv, read.argv_tail
+    return recorded
+
+
+def _are_same(recorded: Reading, read: Reading) -> bool:
+    """Whether what was recorded and what was read are of the same image, as far as the first goes."""
+    return (
+        read.argv is not None
+        and read.argv_bytes == recorded.argv_bytes
+        and read.argv.startswith(recorded.argv or b"")
+        and (read.argv_tail or read.argv).endswith(recorded.argv_tail)
+        and recorded.exe in (read.exe, None)
+    )

@@ -181,6 +181,20 @@ REUSED_IMAGE = Image(None, None, 0, b"", "reused")
 UNKNOWN_CONTEXT = Context()
 
 
+@dataclass(frozen=True, slots=True)
+class Killer:
+    """Who sent the signal that ended a process, as it was then. `exe` is None where the table did not know.
+
+    `host_mounts`: that path is one of the host's own mount namespace.
+    """
+
+    pid: int
+    comm: bytes
+    exe: bytes | None
+    uid: int
+    host_mounts: bool
+
+
 @dataclass(slots=True)
 class Record:
     """An event plus what is known of whom it is about: what rules look at and entries are made of.
@@ -188,7 +202,7 @@ class Record:
     `event` is the field EVENT's word. `before` is the process as it was before a uid, gid or comm change.
     `wait_status` is as waitpid(2) gives it, `end_source` where it is from, `usage` what the process took. `found` is
     True where a resync found what has no event of its own. `lag_ns` is how long after the event /proc was read, where
-    it was for it.
+    it was for it. `filename` is what execve was given.
     """
 
     event: str
@@ -205,5 +219,8 @@ class Record:
     before: Process | None = None
     tracer_pid: int | None = None
     tracer: Process | None = None
+    filename: bytes | None = None
+    killer: Killer | None = None
+    is_oom_killed: bool = False
     sha256: str | None = None
     environment: dict[str, bytes] | None = None

@@ -130,7 +130,8 @@ class Reading:
 
     `argv`, `argv_bytes`, `argv_tail` are as in `Image`. `executable_fd` is open where hashing is wanted, and its
     owner's to close. `ids` are the first task's. `is_held` says that a tracer held it amid an exec: maybe the next one.
-    `argv` None says that the process had ended, is amid its next exec, or is a kernel thread.
+    `argv` None says that the process had ended, is amid its next exec, or is a kernel thread. `is_recorded`: it is what
+    the exec made, as the kernel recorded it, and `filename` what execve was given.
     """
 
     stat: Stat
@@ -145,6 +146,13 @@ class Reading:
     environment: dict[str, bytes] | None = None
     executable_fd: int | None = None
     is_held: bool = False
+    is_recorded: bool = False
+    filename: bytes | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether path and arguments are there, and not cut."""
+        return self.exe is not None and self.argv is not None and self.argv_bytes == len(self.argv)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +176,14 @@ class Reader:
         self.wants = wants
         self.truncated_argv = 0
         self._proc = proc
-        self._places = Places()
+        self.places = Places()
         # Children mostly run where their parents do: what was parsed last is what comes next.
         self._last_cgroup = b""
         self._last_place: Place | None = None
-        self._ttys = _Ttys(sys)
+        self.ttys = Ttys(sys)
         # PID 1 may not be ours to look at; kthreadd lives in the initial namespaces too.
-        self._host_mounts = _link(f"{proc}/1/ns/mnt") or _link(f"{proc}/2/ns/mnt")
-        self._host_users = _link(f"{proc}/1/ns/user") or _link(f"{proc}/2/ns/user")
+        self.host_mounts = _inode(_link(f"{proc}/1/ns/mnt") or _link(f"{proc}/2/ns/mnt"))
+        self.host_users = _inode(_link(f"{proc}/1/ns/user") or _link(f"{proc}/2/ns/user"))
 
     def read(self, pid: int) -> Reading | NotRead:
         """Read one process for its EXEC."""
@@ -268,7 +276,7 @@ class Reader:
             argv,
             argv_bytes,
             argv_tail,
-            self._read_context(directory, stat),
+            self._read_context(directory, stat, wants),
             begun_ns,
             done_ns,
             ids,
@@ -281,11 +289,10 @@ class Reader:
             reading.executable_fd = _open_at(directory, "exe")
         return reading
 
-    def _read_context(self, directory: int, stat: Stat) -> Context:
-        wants = self.wants
+    def _read_context(self, directory: int, stat: Stat, wants: Wants) -> Context:
         context = Context(sid=stat.sid)
         if wants.tty and stat.tty:
-            context.tty = self._ttys.name(stat.tty)
+            context.tty = self.ttys.name(stat.tty)
         if wants.cwd:
             context.cwd = _link_at(directory, b"cwd")
         if wants.loginuid:
@@ -295,17 +302,21 @@ class Reader:
         if wants.cgroup:
             context.place = self._read_place(directory)
         if wants.namespaces:
-            mounts = _link_at(directory, b"ns/mnt")
-            context.host_mounts = mounts is not None and mounts == self._host_mounts
-            context.mount_namespace = _inode_unless(mounts, self._host_mounts)
-            context.user_namespace = _inode_unless(_link_at(directory, b"ns/user"), self._host_users)
+            mounts, users = _inode(_link_at(directory, b"ns/mnt")), _inode(_link_at(directory, b"ns/user"))
+            self.take_namespaces(context, mounts, users)
         return context
+
+    def take_namespaces(self, context: Context, mounts: int | None, users: int | None) -> None:
+        """Have a context say in which namespaces it is, by their inodes' numbers."""
+        context.host_mounts = mounts is not None and mounts == self.host_mounts
+        context.mount_namespace = mounts if mounts != self.host_mounts else None
+        context.user_namespace = users if users != self.host_users else None
 
     def _read_place(self, directory: int) -> Place | None:
         content = _content(directory, "cgroup") or b""
         if content != self._last_cgroup:
             path = parse_cgroup_file(content)
-            self._last_place = None if path is None else self._places.get(path)
+            self._last_place = None if path is None else self.places.get(path)
             self._last_cgroup = content
         return self._last_place
 
@@ -339,7 +350,7 @@ class Reader:
         return argv[:ARGV_BYTES], size, last
 
 
-class _Ttys:
+class Ttys:
     """Names of terminals by device number, as `ps` has them; those that are not pts come from sysfs, once."""
 
     def __init__(self, sys: str) -> None:
@@ -347,6 +358,7 @@ class _Ttys:
         self._names: dict[int, str | None] = {}
 
     def name(self, device: int) -> str | None:
+        """The name of a terminal by its number, as in /proc/PID/stat; None where it has none."""
         major, minor = device >> 8 & 0xFFF, device & 0xFF | device >> 12 & 0xFFF00
         if 136 <= major <= 143:  # UNIX98_PTY_SLAVE_MAJOR and the seven after it
             return f"pts/{(major - 136 << 8) + minor}"
@@ -408,8 +420,6 @@ def _number_at(directory: int, name: str) -> int | None:
     return None if number == _UNSET_ID else number
 
 
-def _inode_unless(link: bytes | None, host: bytes | None) -> int | None:
-    """The number in `mnt:[4026531832]`, unless the link is the host's."""
-    if link is None or link == host:
-        return None
-    return int(link[link.index(b"[") + 1 : -1])
+def _inode(link: bytes | None) -> int | None:
+    """The number in `mnt:[4026531832]`."""
+    return None if link is None else int(link[link.index(b"[") + 1 : -1])

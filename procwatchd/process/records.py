@@ -11,6 +11,7 @@ Facts:
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 
 from procwatchd.kernel import wire
@@ -18,6 +19,7 @@ from procwatchd.kernel.wire import RawEvent
 from procwatchd.process.ends import CONNECTOR, End, Ends
 from procwatchd.process.enrich import Outcome
 from procwatchd.process.executables import Hasher
+from procwatchd.process.kills import Kills
 from procwatchd.process.model import Process, Record
 from procwatchd.process.procfs import NotRead, Reading
 from procwatchd.process.table import Table
@@ -29,10 +31,11 @@ class RecordMaker:
     `hasher` is for the executables that were opened to be hashed.
     """
 
-    def __init__(self, table: Table, ends: Ends, own_pid: int) -> None:
+    def __init__(self, table: Table, ends: Ends, kills: Kills, own_pid: int) -> None:
         self.hasher = Hasher()
         self._table = table
         self._ends = ends
+        self._kills = kills
         self._own_pid = own_pid
         self._wanted: frozenset[str] = frozenset()
         self._threads = False
@@ -85,9 +88,18 @@ class RecordMaker:
             elif found.ended_ns is not None:
                 monotonic_ns = found.ended_ns
             record = Record("exit", process, monotonic_ns, _source(process), process.image.identity)
-            _take_end(record, found)
+            self._take_end(record, found)
         record.found = True
         return record if record.event in self._wanted and record.process.pid != self._own_pid else None
+
+    def ended_late(self, end: End) -> Record | None:
+        """The record of an end that an EXIT before stands for, or none does."""
+        if self._traced:
+            self._forget_tracing(end.process.pid)
+        record = self.found(end, end.ended_ns or time.monotonic_ns())
+        if record is not None:
+            record.found = not end.has_exit
+        return record
 
     def _record(
         self, event: str, process: Process, raw: RawEvent, *, of_thread: bool = False
@@ -106,8 +118,13 @@ class RecordMaker:
     def _fork(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
         parent_tgid, tid, tgid = event[9], event[10], event[11]
         if tid == tgid:
-            return self._record("fork", self._table.fork(parent_tgid, tgid, event[7]), event)
-        self._table.thread_forked(tgid, tid)
+            before = self._table.get(tgid)
+            process = self._table.fork(parent_tgid, tgid, event[7])
+            if before is not None and before is not process:
+                self._ends.given_away(before)
+            return self._record("fork", process, event)
+        if self._ends.follows_threads:
+            self._table.thread_forked(tgid, tid)
         if not self._threads:
             return None
         record = self._record("fork", self._process(tgid), event)
@@ -116,12 +133,15 @@ class RecordMaker:
         return record
 
     def _exec(self, event: RawEvent, reading: Outcome | None) -> Record | None:
+        self._ends.execed(event[9], event[7])
         process = self._table.exec(event[9], reading or NotRead.GONE, event[7])
         record = self._record("exec", process, event)
         if record is not None and isinstance(reading, Reading):
-            record.lag_ns = max(0, reading.begun_ns - event[7])
+            if not reading.is_recorded:
+                record.lag_ns = max(0, reading.begun_ns - event[7])
             if process.image.identity == "same":
-                record.source = "proc"
+                record.source = "recorder" if reading.is_recorded else "proc"
+                record.filename = reading.filename
                 record.environment = reading.environment
                 if reading.executable_fd is not None:
                     record.sha256 = self.hasher.digest(reading.executable_fd)
@@ -134,8 +154,10 @@ class RecordMaker:
             if self._traced:
                 self._forget_tracing(tgid)
             record = self._record("exit", end.process, event)
-            if record is not None:
-                _take_end(record, end)
+            if record is None:
+                self._kills.forget(tgid)
+            else:
+                self._take_end(record, end)
             return record
         if not self._threads:
             return None
@@ -196,6 +218,14 @@ class RecordMaker:
             record.tracer = self._table.get(tracer_tgid)
         return record
 
+    def _take_end(self, record: Record, end: End) -> None:
+        record.wait_status, record.end_source, record.usage = end.wait_status, end.source, end.usage
+        signal = (end.wait_status or 0) & 0x7F
+        if signal:
+            record.killer, record.is_oom_killed = self._kills.take(end.process, signal)
+        else:
+            self._kills.forget(end.process.pid)
+
     def _forget_tracing(self, tgid: int) -> None:
         """A process has ended, who may have been traced, or a tracer; nobody tells of what that lets go."""
         self._traced.pop(tgid, None)
@@ -223,10 +253,6 @@ class RecordMaker:
 
     def _coredump(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
         return self._record("coredump", self._process(event[9]), event)
-
-
-def _take_end(record: Record, end: End) -> None:
-    record.wait_status, record.end_source, record.usage = end.wait_status, end.source, end.usage
 
 
 def _has_lost_its_leader(process: Process) -> bool:

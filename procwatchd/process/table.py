@@ -282,6 +282,9 @@ class Table:
         if self._living.get(pid) is process:
             del self._living[pid]
             return
+        if process in self._left:
+            self._left.remove(process)
+            return
         displaced = self._displaced[pid]
         displaced.remove(process)
         if not displaced:
@@ -335,6 +338,12 @@ class Table:
                 return "reused"
             if start_ticks < known.start_ticks - 1:
                 return "unknown"
+        if (
+            known is not None
+            and reading.is_recorded
+            and reading.begun_ns < max(known.execed_ns, known.forked_ns or 0)
+        ):
+            return "unknown"  # of an exec whose EXEC was lost
         if reading.argv is not None:
             return "same"
         # Ended, or amid its next exec: it is not this image's any more.

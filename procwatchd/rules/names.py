@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from procwatchd.process.fields import ENTRY_ONLY, FIELDS, LATER, Field, Value
+from procwatchd.process.fields import ENTRY_ONLY, FIELDS, Field, Value
 from procwatchd.process.model import Process, Record
 
 # What the entry has beside FIELDS; none of them may be a rule's own field.
@@ -64,7 +64,7 @@ def suggestion(word: str, known: list[str]) -> str:
 
 def unknown_field(key: str) -> UnknownNameError:
     """The problem with a key that is no field's."""
-    known = [*map(key_of, FIELDS), *map(key_of, LATER), "tags"]
+    known = [*map(key_of, FIELDS), "tags"]
     return UnknownNameError(f"unknown field {key[:64]!r}{suggestion(key, known)}")
 
 
@@ -94,7 +94,7 @@ def _known(key: str) -> Field:
     field = FIELDS.get(name)
     if field is not None:
         return field
-    if name in LATER or name in SIGMA or name.startswith("ENV_"):
+    if name in SIGMA or name.startswith("ENV_"):
         raise UnknownNameError(f"field {key!r} is not supported yet")
     if name in ENTRY_ONLY:
         raise UnknownNameError(f"field {key!r} is decided while the entry is made, after all rules")
@@ -107,12 +107,14 @@ def _sees_host(process: Process | None) -> bool:
 
 def _of_record(field: Field) -> Target:
     trusted: Callable[[Record], bool] | None = None
-    if field.name == "EXE":
+    if field.name in ("EXE", "FILENAME"):
         trusted = _process_sees_host
     elif field.name == "PARENT_EXE":
         trusted = _parent_sees_host
     elif field.name == "TRACER_EXE":
         trusted = _tracer_sees_host
+    elif field.name == "KILLER_EXE":
+        trusted = _killer_sees_host
     return Target(field, Scope.RECORD, field.of_record, trusted)
 
 
@@ -126,6 +128,10 @@ def _parent_sees_host(record: Record) -> bool:
 
 def _tracer_sees_host(record: Record) -> bool:
     return _sees_host(record.tracer)
+
+
+def _killer_sees_host(record: Record) -> bool:
+    return record.killer is not None and record.killer.host_mounts
 
 
 def _of_parent(field: Field, read: Callable[[Process], Value]) -> Target:

@@ -31,8 +31,12 @@ def proc(tmp_path: Path) -> FakeProc:
     return proc
 
 
+def execs_of(batch: list[wire.RawEvent]) -> list[int]:
+    return [n for n, event in enumerate(batch) if event[5] == EXEC]
+
+
 def outcomes(batch: list[wire.RawEvent], proc: FakeProc) -> dict[int, object]:
-    found = read_execs(batch, 0, {}, Reader(Wants(), proc=str(proc.root)), is_behind=False)
+    found = read_execs(batch, execs_of(batch), {}, Reader(Wants(), proc=str(proc.root)), is_behind=False)
     return {n: r.argv if isinstance(r, Reading) else r for n, r in found.items()}
 
 
@@ -64,17 +68,17 @@ def test_what_was_heard_is_not_read_again(proc: FakeProc) -> None:
     batch = events((EXEC, 10, 10), (EXIT, 10, 10), (EXEC, 11, 11))
     early = reading(start=100)
     heard: dict[tuple[int, int], Outcome] = {(10, batch[0][7]): early, (11, 999): early}
-    found = read_execs(batch, 0, heard, Reader(Wants(), proc=str(proc.root)), is_behind=False)
+    found = read_execs(batch, execs_of(batch), heard, Reader(Wants(), proc=str(proc.root)), is_behind=False)
     assert found[0] is early
     assert found[2] is not early
     assert list(heard) == [(11, 999)]
 
 
-def test_only_new_events_are_read(proc: FakeProc) -> None:
+def test_only_those_asked_for_are_read(proc: FakeProc) -> None:
     batch = events((EXEC, 10, 10), (EXEC, 11, 11))
-    found = read_execs(batch, 1, {}, Reader(Wants(), proc=str(proc.root)), is_behind=False)
+    found = read_execs(batch, [1], {}, Reader(Wants(), proc=str(proc.root)), is_behind=False)
     assert list(found) == [1]
-    late = read_execs(batch, 0, {}, Reader(Wants(), proc=str(proc.root)), is_behind=True)
+    late = read_execs(batch, [0, 1], {}, Reader(Wants(), proc=str(proc.root)), is_behind=True)
     assert set(late.values()) == {NotRead.TOO_LATE}
 
 

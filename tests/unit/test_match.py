@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from procwatchd.process.fields import FIELDS
-from procwatchd.process.model import ANCESTOR_LIMIT, Context, Image, Process, Record
+from procwatchd.process.model import ANCESTOR_LIMIT, Context, Image, Killer, Process, Record
 from procwatchd.rules.match import Match, MatchError, compile_match
 from procwatchd.rules.names import key_of
 from procwatchd.rules.pattern import Wild, parse_pattern
@@ -261,7 +261,8 @@ def test_no_way_to_name_an_executable_evades_the_guard(scope: str, key: str) -> 
     of = process(context=ELSEWHERE)
     for _ in range(3):
         of = process(parent=of, context=ELSEWHERE)
-    faked = record(of, "ptrace", tracer=of)
+    killer = Killer(1, b"env", b"/usr/bin/env", 0, host_mounts=False)
+    faked = record(of, "ptrace", tracer=of, killer=killer)
     tree = {scope + key: "/usr/bin/env"}
     if scope and key != "exe":
         [(where, what)] = problems(tree)
@@ -346,7 +347,7 @@ def test_without_case_as_sigma_wants_it() -> None:
         ({"exit_code": "1"}, ("exit_code",), "did you mean 'exit-code'?"),
         ({"EXE": "x"}, ("EXE",), "unknown field"),
         ({"": "x"}, ("",), "unknown field"),
-        ({"killer-pid": "1"}, ("killer-pid",), "not supported yet"),
+        ({"sigma-id": "1"}, ("sigma-id",), "not supported yet"),
         ({"env-path": "1"}, ("env-path",), "not supported yet"),
         ({"rule": "1"}, ("rule",), "after all rules"),
         ({"parent.exit-code": "1"}, ("parent.exit-code",), "belongs to the event"),

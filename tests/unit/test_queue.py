@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from procwatchd.kernel.queue import TAKE_BYTES, Batch, BatchQueue
+from procwatchd.kernel.recorder import Recordings
 
 
 @pytest.fixture
@@ -57,3 +58,25 @@ def test_a_long_queue_is_taken_in_parts() -> None:
         while is_ready(queue):
             taken.append(len(queue.get()))
         assert taken == [2, 2, 1]
+
+
+def test_records_and_recordings_take_room_as_events_do(queue: BatchQueue) -> None:
+    batch = Batch(b"1", records=b"23", recordings=Recordings([b"4", b"56"], [b"78"]))
+    assert batch.size_bytes == 8
+    assert queue.put(batch)
+    assert queue.waiting_bytes == 8
+    for more in (
+        Batch(b"", recordings=Recordings([b"abc"], [])),
+        Batch(b"", recordings=Recordings([], [b"abc"])),
+    ):
+        assert not queue.put(more)
+    assert queue.put(Batch(b"", recordings=Recordings([b"a"], [b"b"])))
+    assert queue.get()[0] is batch
+    assert (queue.waiting_bytes, queue.is_empty) == (0, True)
+
+
+def test_recordings_alone_are_taken_in_parts_too() -> None:
+    with contextlib.closing(BatchQueue()) as queue:
+        for _ in range(3):
+            queue.put(Batch(b"", recordings=Recordings([bytes(TAKE_BYTES)], [])))
+        assert [len(queue.get()) for _ in range(4)] == [1, 1, 1, 0]

@@ -82,6 +82,22 @@ def test_rules_are_tried_only_for_their_events() -> None:
     assert rules.decide(record("exit")).rule == "exits"
 
 
+def test_many_rules_are_tried_in_order_and_for_their_events() -> None:
+    rules = [
+        rule(f"comm-{n}", {"event": "exit" if n < 50 else "exec", "comm": f"c{n % 50}"}) for n in range(100)
+    ]
+    rules.insert(30, rule("tags", {"comm|contains": "c", "tty|exists": "no"}, action="tag", tags=("c",)))
+    rules.insert(60, rule("tagged", {"tags": "c", "comm": ["c8", "c9", "c40"]}, action="drop"))
+    of = RuleSet(rules)
+    assert of.decide(record("exit", b"c7")) == Decision("log", "comm-7", 6)
+    assert of.decide(record("exit", b"c40")) == Decision("log", "comm-40", 6, ("c",))
+    assert of.decide(record("exec", b"c40")) == Decision("drop", "tagged", 6, ("c",))
+    assert of.decide(record("exec", b"c41")) == Decision("log", "comm-91", 6, ("c",))
+    assert of.decide(record("uid", b"c41")) == Decision("log", None, 6, ("c",))
+    assert of.decide(record("exec", b"c99")) == Decision("log", None, 6, ("c",))
+    assert of.decide(record("exec", b"x")) == Decision("log", None, 6)
+
+
 def test_needs_are_what_matches_and_messages_look_at() -> None:
     rules = RuleSet(
         [rule("r", {"event": "exec", "parent.uid": "0"}, message=parse_template("{tty}{parent.cwd}"))]
@@ -106,7 +122,7 @@ def test_a_template_is_filled_in() -> None:
         ("{user", "single '{'"),
         ("user}", "single '}'"),
         ("{a{b}}", "single '{'"),
-        ("{killer-pid}", "not supported yet"),
+        ("{sigma-id}", "not supported yet"),
         ("{ancestor.exe}", "many ancestors"),
         ("{user.__class__}", "unknown prefix"),
         ("{user!r}", "unknown field"),

@@ -17,12 +17,14 @@ from procwatchd.journal.entry import Entry
 from procwatchd.journal.message import duration
 from procwatchd.journal.writer import Loss
 from procwatchd.kernel import taskstats, wire
+from procwatchd.kernel.accounting import Accounting
 from procwatchd.kernel.clock import NS_PER_TICK, Clock
+from procwatchd.kernel.filter import Needs
 from procwatchd.kernel.queue import Batch, BatchQueue
 from procwatchd.kernel.taskstats import TaskEnd
 from procwatchd.process import resync as resync_module
 from procwatchd.process.users import Users
-from procwatchd.worker import Worker
+from procwatchd.worker import Worker, needs
 from tests.unit.fakeproc import FakeProc
 from tests.unit.test_clock import SECOND, FakeTime
 from tests.unit.test_ends import record
@@ -505,3 +507,113 @@ def test_of_a_traced_process_one_entry_tells(world: World) -> None:
     world.start("capture: {events: [ptrace], threads: on}")
     assert traced(world, *attach) == [("43", "7"), (None, "7"), ("44", "7")]
     assert traced(world, *detach) == [(None, None), ("43", None), ("44", None)]
+
+
+class FakeAccounting(Accounting):
+    """Takes filters, and keeps what they let pass."""
+
+    def __init__(self) -> None:
+        self.needs: list[Needs] = []
+
+    def narrow(self, needs: Needs) -> None:
+        self.needs.append(needs)
+
+
+def with_accounting(world: World, yaml: str) -> FakeAccounting:
+    """A worker that has records, so that the EXITs of single threads are rejected."""
+    accounting = FakeAccounting()
+    world.worker = Worker(
+        world.config(yaml),
+        BatchQueue(),
+        world.writer,
+        StillClock(),
+        world.users,
+        accounting=accounting,
+        proc=str(world.proc.root),
+    )
+    world.worker.scan()
+    return accounting
+
+
+@pytest.mark.parametrize(
+    ("yaml", "expected"),
+    [
+        ("{}", Needs(threads=False, sid=True, ptrace=True, coredump=True, tasks=False)),
+        (
+            "{capture: {events: [exec, exit]}, log: {fields: [exe]}}",
+            Needs(threads=False, sid=False, ptrace=False, coredump=False, tasks=False),
+        ),
+        (
+            "{capture: {events: [exec, sid]}, log: {fields: [exe]}}",
+            Needs(threads=False, sid=True, ptrace=False, coredump=False, tasks=False),
+        ),
+        (
+            "{capture: {events: [exit]}, log: {fields: [exe]}, rules: [{name: t, match: {parent.tty: pts/1}}]}",
+            Needs(threads=False, sid=True, ptrace=False, coredump=False, tasks=False),
+        ),
+        (
+            "{capture: {events: [exit]}, log: {fields: [exe]}, rules: [{name: t, match: {io-read-bytes|gt: 5}}]}",
+            Needs(threads=False, sid=False, ptrace=False, coredump=False, tasks=True),
+        ),
+        ("{capture: {events: all, threads: on}}", Needs()),
+    ],
+)
+def test_what_is_needed_follows_from_the_configuration(world: World, yaml: str, expected: Needs) -> None:
+    assert with_accounting(world, yaml).needs[-1] == expected
+
+
+def test_without_records_the_events_of_threads_are_needed(world: World) -> None:
+    config = world.config("{}")
+    world.start("{}")
+    assert needs(config, world.worker.builder, config.rules, has_accounting=False).threads
+
+
+def test_an_exit_waits_for_the_end_of_its_process(world: World) -> None:
+    """It is pending meanwhile; then it stands for the end."""
+    with_accounting(world, "{capture: {events: [fork, exit]}, log: {fields: all}}")
+    world.send((FORK, 1, 1, 42, 42), (EXIT, 42, 42, 0), records=[record(42, flags=0)])
+    terms = world.worker.terms()
+    assert (terms["PENDING"], terms["UNNEEDED"], terms["LOGGED"]) == (1, 0, 1)
+    (ended,) = world.send(records=[record(43, 3 << 8, tgid=42)])
+    assert (ended["PROCWATCH_EXIT_CODE"], ended["PROCWATCH_DURATION_USEC"]) == ("3", "20")
+    assert not {"PROCWATCH_TID", "PROCWATCH_RESYNC"} & set(ended)
+    terms = world.worker.terms()
+    assert (terms["PENDING"], terms["UNNEEDED"], terms["LOGGED"], terms["RECEIVED"]) == (0, 0, 2, 2)
+
+
+def test_an_end_that_nobody_wants_leaves_its_exit_unneeded(world: World) -> None:
+    with_accounting(world, "{capture: {events: [fork]}}")
+    world.send((FORK, 1, 1, 42, 42), (EXIT, 42, 42, 0), records=[record(42, flags=0)])
+    assert world.worker.terms()["PENDING"] == 1
+    assert world.send(records=[record(43, tgid=42)]) == []
+    terms = world.worker.terms()
+    assert (terms["PENDING"], terms["UNNEEDED"], terms["LOGGED"]) == (0, 1, 1)
+
+
+def test_an_end_comes_before_the_next_life(world: World) -> None:
+    with_accounting(world, "{capture: {events: [fork, exit]}}")
+    world.send((FORK, 1, 1, 42, 42), (EXIT, 42, 42, 0), records=[record(42, flags=0)])
+    ended, forked = world.send((FORK, 1, 1, 42, 42), tick=500)
+    assert (ended["PROCWATCH_EVENT"], forked["PROCWATCH_EVENT"]) == ("exit", "fork")
+    assert ended["PROCWATCH_PROCESS_ID"] == "42-100"
+    # Its last record was lost.
+    assert not {"PROCWATCH_EXIT_CODE", "PROCWATCH_EXIT_SOURCE"} & set(ended)
+    assert world.worker.terms()["PENDING"] == 0
+
+
+def test_a_reload_turns_threads_on_and_off(world: World) -> None:
+    accounting = with_accounting(world, "{capture: {events: [fork, exit]}}")
+    world.worker.configure(world.config("{capture: {events: [fork, exit], threads: on}}"))
+    # What ends a process must not be rejected while its EXIT is not.
+    assert [(one.threads, one.tasks) for one in accounting.needs] == [
+        (False, False),
+        (True, True),
+        (True, True),
+    ]
+    world.send((FORK, 1, 1, 42, 42))
+    entries = world.send((FORK, 1, 1, 43, 42), (EXIT, 43, 42, 0), records=[record(43, tgid=42, flags=0)])
+    assert [entry.get("PROCWATCH_TID") for entry in entries] == ["43", "43"]
+    world.worker.configure(world.config("{capture: {events: [fork, exit]}}"))
+    assert world.send((FORK, 1, 1, 44, 42), (EXIT, 44, 42, 0), records=[record(44, tgid=42, flags=0)]) == []
+    (ended,) = world.send((EXIT, 42, 42, 5 << 8), records=[record(42, 5 << 8)])
+    assert ended["PROCWATCH_EXIT_CODE"] == "5"

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""What of libbpf is used, through ctypes: an object is loaded and attached, its ring buffers are read.
+
+Facts:
+- libbpf.so.1 gives NULL with errno where it fails, or a negative errno [libbpf, LIBBPF_STRICT_ALL].
+- A ring's data are for the reader to see only in the right order, which on some machines takes instructions that Python
+  does not have: libbpf does that, and calls back for each item.
+- Such a call back takes the interpreter's lock each time: it must not have been given away when the ring is read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Callable
+
+_LIBRARY = "libbpf.so.1"
+
+_Pointer = ctypes.c_void_p
+_SAMPLE = ctypes.PYFUNCTYPE(ctypes.c_int, _Pointer, _Pointer, ctypes.c_size_t)
+
+_SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
+    "libbpf_set_print": (_Pointer, (_Pointer,)),
+    "bpf_object__open_file": (_Pointer, (ctypes.c_char_p, _Pointer)),
+    "bpf_object__load": (ctypes.c_int, (_Pointer,)),
+    "bpf_object__close": (None, (_Pointer,)),
+    "bpf_object__find_map_by_name": (_Pointer, (_Pointer, ctypes.c_char_p)),
+    "bpf_object__next_program": (_Pointer, (_Pointer, _Pointer)),
+    "bpf_map__fd": (ctypes.c_int, (_Pointer,)),
+    "bpf_map__set_max_entries": (ctypes.c_int, (_Pointer, ctypes.c_uint32)),
+    "bpf_program__attach": (_Pointer, (_Pointer,)),
+    "bpf_link__destroy": (ctypes.c_int, (_Pointer,)),
+    "ring_buffer__new": (_Pointer, (ctypes.c_int, _SAMPLE, _Pointer, _Pointer)),
+    "ring_buffer__add": (ctypes.c_int, (_Pointer, ctypes.c_int, _SAMPLE, _Pointer)),
+    "ring_buffer__consume": (ctypes.c_int, (_Pointer,)),
+    "ring_buffer__free": (None, (_Pointer,)),
+}
+
+
+def _load_library() -> ctypes.PyDLL:
+    # PyDLL keeps the interpreter's lock: none of these calls waits for anything.
+    library = ctypes.PyDLL(_LIBRARY, use_errno=True)
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    library.libbpf_set_print(None)  # what it has to say goes to standard error otherwise
+    return library
+
+
+class BpfObject:
+    """A loaded object with all its programs attached, until `close`. One thread uses it.
+
+    `entries` are the sizes of maps that are not as the object has them. Raises OSError, also where there is no libbpf.
+    """
+
+    def __init__(self, path: str, entries: dict[str, int]) -> None:
+        self._library = _load_library()
+        self._links: list[int] = []
+        self._rings: int | None = None
+        self._object = self._found(self._library.bpf_object__open_file(os.fsencode(path), None))
+        try:
+            for name, count in entries.items():
+                self._check(self._library.bpf_map__set_max_entries(self._map(name), count))
+            self._check(self._library.bpf_object__load(self._object))
+            self._attach()
+        except OSError:
+            self.close()
+            raise
+
+    def _attach(self) -> None:
+        program = None
+        while program := self._library.bpf_object__next_program(self._object, program):
+            self._links.append(self._found(self._library.bpf_program__attach(program)))
+
+    def words(self, map_name: str) -> memoryview:
+        """A map of global variables as 64-bit words, as they are whenever they are looked at."""
+        fd = self._library.bpf_map__fd(self._map(map_name))
+        return memoryview(mmap.mmap(fd, mmap.PAGESIZE, prot=mmap.PROT_READ)).cast("Q")
+
+    def read_rings(self, readers: dict[str, Callable[[bytes], bool]]) -> Callable[[], None]:
+        """A function that hands what is in these rings to their readers, until one of them says False.
+
+        What that one was given counts as read.
+        """
+        library = self._library
+        # They must stay for as long as the rings.
+        self._callbacks = {name: _SAMPLE(_calling(reader)) for name, reader in readers.items()}
+        for name, callback in self._callbacks.items():
+            fd = library.bpf_map__fd(self._map(name))
+            if self._rings is None:
+                self._rings = self._found(library.ring_buffer__new(fd, callback, None, None))
+            else:
+                self._check(library.ring_buffer__add(self._rings, fd, callback, None))
+        rings = self._rings
+
+        def consume() -> None:
+            self._check(library.ring_buffer__consume(rings), expected=_ENOUGH)
+
+        return consume
+
+    def close(self) -> None:
+        """Detach and unload it."""
+        if self._rings is not None:
+            self._library.ring_buffer__free(self._rings)
+        for link in self._links:
+            self._library.bpf_link__destroy(link)
+        self._library.bpf_object__close(self._object)
+        self._rings, self._links = None, []
+
+    def _map(self, name: str) -> int:
+        return self._found(self._library.bpf_object__find_map_by_name(self._object, name.encode()))
+
+    @staticmethod
+    def _found(pointer: int | None) -> int:
+        if not pointer:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return pointer
+
+    @staticmethod
+    def _check(result: int, *, expected: int = 0) -> None:
+        if result < 0 and result != expected:
+            raise OSError(-result, os.strerror(-result))
+
+
+_ENOUGH = -errno.ECANCELED
+
+
+def _calling(reader: Callable[[bytes], bool]) -> Callable[[int, int, int], int]:
+    string_at = ctypes.string_at
+
+    def call(_context: int, data: int, size: int) -> int:
+        return 0 if reader(string_at(data, size)) else _ENOUGH
+
+    return call

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""Who killed it: the signals that were generated, until the process that they were for ends.
+
+Facts:
+- A signal that is neither blocked nor caught ends its process, and none of those after it does [kernel/signal.c,
+  prepare_signal(), complete_signal()].
+- One that is blocked waits. It may be taken by sigwaitinfo(2), or discarded as another action is set, and nobody tells.
+  A second one of the same number is not generated while the first waits; but each task has such a queue of its own
+  beside the process's, and signals from SIGRTMIN on are queued all.
+- A tracer may hold a signal back or send another one in its place; not SIGKILL.
+- Up to Linux 6.1 signals are generated for a process that is ending already, too.
+- The OOM killer sends SIGKILL, as the kernel, and marks its victim right after [mm/oom_kill.c, __oom_kill_process()].
+
+So the last signal of the number that ended the process did it, but of SIGKILLs the first. Where another one may have,
+nobody is named.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from procwatchd.kernel.recording import (
+    BLOCKED,
+    OOM_VICTIM,
+    TO_GROUP,
+    TRACED,
+    SignalRecording,
+    decode_signal,
+)
+from procwatchd.process.model import Killer, Process
+from procwatchd.process.table import Table
+
+# Processes of which a signal is remembered: whoever blocks it may live on for ever.
+REMEMBERED_LIMIT = 4096
+# Signals that wait for an event from after them.
+WAITING_LIMIT = 65536
+
+SIGKILL, FIRST_QUEUED = 9, 32
+
+
+@dataclass(slots=True)
+class _Signal:
+    """The last signal of a number to a process, and who sent it; None where the kernel did, or nobody can tell."""
+
+    recording: SignalRecording
+    killer: Killer | None
+    by_oom_killer: bool = False
+
+
+class Kills:
+    """Remembers signals. One thread uses it. `forgotten` counts the processes whose signals found no room."""
+
+    def __init__(self, table: Table) -> None:
+        self.forgotten = 0
+        self._table = table
+        # What was recorded, and not yet come to in the order of events.
+        self._waiting: deque[SignalRecording] = deque()
+        self._of_process: dict[int, dict[int, _Signal]] = {}
+
+    def add(self, items: list[bytes]) -> None:
+        """Keep what the recorder gave, until events from then are come to."""
+        waiting = self._waiting
+        waiting += [recording for recording in map(decode_signal, items) if recording is not None]
+        while len(waiting) > WAITING_LIMIT:
+            self.come_to(waiting[0].ns)
+
+    def lost(self) -> None:
+        """Some were lost: of those so far that may wait, which is the last one of a process nobody knows."""
+        self._waiting = deque(recording for recording in self._waiting if not recording.flags & BLOCKED)
+        for pid, signals in list(self._of_process.items()):
+            sure = {number: one for number, one in signals.items() if not one.recording.flags & BLOCKED}
+            if sure:
+                self._of_process[pid] = sure
+            else:
+                del self._of_process[pid]
+
+    def come_to(self, now_ns: int) -> None:
+        """Take in what was generated before that time: whoever sent it is in the table now, if ever."""
+        waiting = self._waiting
+        while waiting and waiting[0].ns <= now_ns:
+            recording = waiting.popleft()
+            if recording.kind == OOM_VICTIM:
+                self._mark_victim(recording.tid)
+            else:
+                self._take(recording)
+
+    def take(self, process: Process, signal: int) -> tuple[Killer | None, bool]:
+        """Who sent the signal that ended a process, if that is known, and whether it was the OOM killer; given once."""
+        found = self._of_process.pop(process.pid, {}).get(signal)
+        if found is None or not _is_of(process, found.recording.start_ticks):
+            return None, False
+        return found.killer, found.by_oom_killer
+
+    def forget(self, pid: int) -> None:
+        """A process ended by itself."""
+        if self._of_process:
+            self._of_process.pop(pid, None)
+
+    def _take(self, recording: SignalRecording) -> None:
+        signals = self._of_process.setdefault(recording.tgid, {})
+        before = signals.get(recording.signal)
+        if before is not None and before.recording.start_ticks != recording.start_ticks:
+            before = None
+        if before is not None and recording.signal == SIGKILL:
+            return
+        killer = self._killer(recording)
+        if _may_be_another(before, recording, killer):
+            killer = None
+        signals[recording.signal] = _Signal(recording, killer)
+        while len(self._of_process) > REMEMBERED_LIMIT:
+            self.forgotten += 1
+            del self._of_process[next(iter(self._of_process))]
+
+    def _mark_victim(self, tid: int) -> None:
+        """The kernel's last SIGKILL to that task was the OOM killer's."""
+        for signals in reversed(self._of_process.values()):
+            found = signals.get(SIGKILL)
+            if found is not None and found.recording.tid == tid and not found.recording.sender_tgid:
+                found.by_oom_killer = True
+                return
+
+    def _killer(self, recording: SignalRecording) -> Killer | None:
+        if not recording.sender_tgid:
+            return None
+        sender = self._table.get(recording.sender_tgid)
+        if sender is None or not _is_of(sender, recording.sender_start_ticks):
+            sender = self._table.stranger(recording.sender_tgid)
+        exe, host_mounts = sender.image.exe, sender.context.host_mounts
+        return Killer(sender.pid, recording.sender_comm, exe, recording.sender_uid, host_mounts)
+
+
+def _may_be_another(before: _Signal | None, recording: SignalRecording, killer: Killer | None) -> bool:
+    """Whether the process may be ended by a signal that is not this one."""
+    if recording.flags & TRACED and recording.signal != SIGKILL:
+        return True
+    return before is not None and before.killer != killer and not _is_over(before.recording, recording)
+
+
+def _is_over(first: SignalRecording, second: SignalRecording) -> bool:
+    """Whether the first signal neither ended the process nor waits any more, as the second one was generated."""
+    both_to_group = first.flags & second.flags & TO_GROUP
+    return bool(first.flags & BLOCKED and both_to_group and second.signal < FIRST_QUEUED)
+
+
+def _is_of(process: Process, start_ticks: int) -> bool:
+    """Whether a start, which is exact, is that of this life; one by the clock of its FORK may be one early or late."""
+    known = process.start_ticks
+    return known is not None and abs(known - start_ticks) <= (0 if process.exact else 1)
