@@ -113,10 +113,11 @@ class Daemon:
         self._directory = directory
         self._clock = Clock()
         self._users = Users()
+        # First of all: where another program listens, events come from the moment that there is a socket.
+        self._recorder, self._no_recorder = _open_recorder(config)
         self._connector = Connector(config.capture.receive_buffer_bytes)
         self._batches = BatchQueue()
         self._accounting, self._no_accounting = _open_accounting(config)
-        self._recorder, self._no_recorder = _open_recorder(config)
         self._listener = Listener(self._connector, self._batches, self._accounting, self._recorder)
         self._writer = _open_writer(options.output, self._boot_id)
         self._worker = Worker(

@@ -156,8 +156,11 @@ class Listener:
         self._last = received.datagrams[-wire.EVENT_BYTES :] or self._last
         drops = self._connector.kernel_drops()
         records, count = self._records()
-        recorder = self._recorder
-        recordings = recorder.drain() if recorder is not None else NO_RECORDINGS
+        recorder, recordings, execs_lost, signals_lost = self._recorder, NO_RECORDINGS, 0, 0
+        if recorder is not None:
+            # In this order: so what was recorded before a loss that shows here is here, too.
+            execs_lost, signals_lost = recorder.lost_execs, recorder.lost_signals
+            recordings = recorder.drain()
         if not (any(received) or records or any(recordings) or is_final):
             return
         batch = Batch(
@@ -169,8 +172,8 @@ class Listener:
             records,
             self._records_lost + (self._accounting.drops() if self._accounting is not None else 0),
             recordings,
-            self._execs_lost + (recorder.lost_execs if recorder is not None else 0),
-            self._signals_lost + (recorder.lost_signals if recorder is not None else 0),
+            self._execs_lost + execs_lost,
+            self._signals_lost + signals_lost,
         )
         if not self._batches.put(batch):
             self._queue_lost += len(received.datagrams) // wire.EVENT_BYTES

@@ -213,7 +213,7 @@ struct task_struct {
     struct sighand_struct *sighand;
     struct nsproxy *nsproxy;
     struct css_set *cgroups;
-    sigset_t blocked;
+    sigset_t blocked, real_blocked;
 } RELOCATED;
 
 struct linux_binprm {
@@ -557,9 +557,10 @@ enum { TRACE_SIGNAL_DELIVERED = 0, TRACE_SIGNAL_LOSE_INFO = 4 };
 // include/linux/signal_types.h, include/uapi/asm-generic/siginfo.h
 #define SEND_SIG_NOINFO 0UL
 #define SEND_SIG_PRIV 1UL
-enum { SI_USER = 0, SI_QUEUE = -1, SI_TKILL = -6 };
+enum { SI_USER = 0, SI_QUEUE = -1, SI_TKILL = -6, SI_ASYNCNL = -60 };
 
-// Whether whoever runs now is who sent it.
+// Whether whoever runs now is who sent it. Other codes below 0 are those of timers and the like, or of nobody but a process
+// that made them up.
 static __always_inline int has_sender(struct kernel_siginfo *info)
 {
     int code;
@@ -567,7 +568,7 @@ static __always_inline int has_sender(struct kernel_siginfo *info)
     if ((unsigned long)info <= SEND_SIG_PRIV)
         return (unsigned long)info == SEND_SIG_NOINFO;
     code = BPF_CORE_READ(info, si_code);
-    return code == SI_USER || code == SI_QUEUE || code == SI_TKILL;
+    return code == SI_USER || code == SI_QUEUE || (code <= SI_TKILL && code != SI_ASYNCNL);
 }
 
 static __always_inline void *handler_of(struct task_struct *task, int signal)
@@ -597,7 +598,8 @@ int BPF_PROG(record_signal, int signal, struct kernel_siginfo *info, struct task
         return 0;
     if (result != TRACE_SIGNAL_DELIVERED && result != TRACE_SIGNAL_LOSE_INFO)
         return 0;
-    if (BPF_CORE_READ(task, blocked.sig[0]) & BIT(signal))
+    // Where sigwaitinfo(2) waits for it, it is not blocked, but was.
+    if ((BPF_CORE_READ(task, blocked.sig[0]) | BPF_CORE_READ(task, real_blocked.sig[0])) & BIT(signal))
         record.flags |= BLOCKED;
     else if (handler_of(task, signal))
         return 0;
