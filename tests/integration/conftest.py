@@ -62,17 +62,22 @@ rules:
 """
 
 
+def everything_by(arguments: str) -> str:
+    """The configuration that logs everything, with this source of arguments."""
+    return EVERYTHING.replace("capture: {", f"capture: {{arguments: {arguments}, ")
+
+
 @pytest.fixture(scope="module", params=["journal", "json"])
 def each_output(request: pytest.FixtureRequest) -> Iterator[RunningDaemon]:
-    """A daemon that logs everything, once into a real journald and once as JSON lines."""
+    """A daemon that logs everything, once into a real journald, and once without the recorder as JSON lines."""
     with tempfile.TemporaryDirectory(prefix="procwatchd-") as directory:
         if request.param == "json":
-            with RunningDaemon(Path(directory), EVERYTHING) as daemon:
+            with RunningDaemon(Path(directory), everything_by("proc")) as daemon:
                 yield daemon
         else:
             with (
                 PrivateJournald() as journald,
-                RunningDaemon(Path(directory), EVERYTHING, journald=journald) as daemon,
+                RunningDaemon(Path(directory), everything_by("recorder"), journald=journald) as daemon,
             ):
                 yield daemon
 

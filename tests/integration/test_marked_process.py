@@ -29,7 +29,7 @@ PREFIX = "PROCWATCH_"
 LOGINUID = "1000"
 
 # What no file of /proc has; each has a check of its own.
-TIMES = {"MONOTONIC_USEC", "DURATION_USEC"}
+TIMES = {"MONOTONIC_USEC", "LAG_USEC", "DURATION_USEC"}
 
 
 @pytest.fixture
@@ -120,10 +120,15 @@ def test_exec_and_exit_say_what_proc_says(
     check_kind(executed, "exec", each_output)
     fields = own_fields(executed)
     check_time(fields, before_ns, after_ns)
+    if "arguments: proc" in each_output.config.read_text():
+        source = {"SOURCE": "proc"}
+        assert 0 <= int(str(fields["LAG_USEC"])) <= 10_000_000
+    else:
+        source = {"SOURCE": "recorder", "FILENAME": steps}
+        assert "LAG_USEC" not in fields
     assert {name: value for name, value in fields.items() if name not in TIMES} == {
         "EVENT": "exec",
-        "SOURCE": "recorder",
-        "FILENAME": steps,
+        **source,
         **expected,
     }
     parent = f"{comm_of(os.getpid())}[{os.getpid()}]"
