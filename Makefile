@@ -113,7 +113,7 @@ uninstall: $(if $(DESTDIR),,need-root)
 	$(if $(DESTDIR),,! [ -d /run/systemd/system ] || systemctl daemon-reload)
 
 clean:
-	rm -rf procwatchd/kernel/recorder.bpf.o $(venv) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(recorder).o $(venv) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 need-root:
@@ -139,7 +139,9 @@ $(venv)/made: FORCE
 	    grep -q '^command = .* $(CURDIR)/$(venv)$$' $(venv)/pyvenv.cfg || \
 	    { echo "making $(venv)" && rm -rf $(venv) && $(PYTHON) -m venv $(venv) && touch $@; }
 
-sources = pyproject.toml packaging/build.py procwatchd/kernel/recorder.bpf.c
+recorder = procwatchd/kernel/recorder.bpf
+# Where there is no object it is tried again: clang may be there by now.
+sources = pyproject.toml packaging/build.py $(recorder).c $(if $(wildcard $(recorder).o),,FORCE)
 
 $(venv)/stamp-run: $(sources) $(venv)/made
 	$(venv)/bin/pip install --quiet --use-pep517 -e .

@@ -2,7 +2,7 @@
 """What setuptools does for the package beside copying it: the recorder is compiled, for the kernel's BPF machine.
 
 Without clang, or libbpf's headers, the package is built all the same: the daemon then reads arguments from /proc alone,
-and says so.
+and says so. A source that does not compile is an error.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ import sys
 from pathlib import Path
 
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 SOURCE = Path("procwatchd/kernel/recorder.bpf.c")
 # No path of the machine it was built on is in the object: built twice it is the same.
-CLANG = ("clang", "-target", "bpf", "-O2", "-g", "-Wall", "-Werror", "-fdebug-compilation-dir=.", "-c")
+CLANG = ("clang", "-target", "bpf", "-O2", "-g", "-Wall", "-fdebug-compilation-dir=.")
+HEADER = "bpf/bpf_helpers.h"
+# What belongs to the sources beside the package.
+MORE = ("packaging", "etc", "tests")
+MORE_FILES = ("Makefile", "HACKING.md", "NEWS.md", "LICENSE")
 
 
 class BuildPy(build_py):  # type: ignore[misc]  # setuptools has no types
@@ -28,11 +33,32 @@ class BuildPy(build_py):  # type: ignore[misc]  # setuptools has no types
         compile_recorder(directory / SOURCE.with_suffix(".o"))
 
 
+class Sdist(sdist):  # type: ignore[misc]
+    """Has all that it takes to build, test and install it."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        """Put in what setuptools does not look for."""
+        more = [path for directory in MORE for path in Path(directory).rglob("*") if path.is_file()]
+        wanted = {str(path) for path in more if path.suffix not in (".pyc", ".o")}
+        wanted.update(name for name in MORE_FILES if Path(name).exists())
+        super().make_release_tree(base_dir, sorted(wanted.union(files)))
+
+
 def compile_recorder(target: Path) -> None:
     """Make the object, or see to it that there is none, and say why."""
     target.unlink(missing_ok=True)
+    if why := _missing():
+        print(f"the recorder is not built: {why}", file=sys.stderr)
+        return
+    subprocess.run([*CLANG, "-c", str(SOURCE), "-o", str(target)], check=True)
+
+
+def _missing() -> str:
+    """What of the tools is not there; "" where all are."""
     try:
-        subprocess.run([*CLANG, str(SOURCE), "-o", str(target)], check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        target.unlink(missing_ok=True)
-        print(f"the recorder is not built, as it takes clang and libbpf-dev: {error}", file=sys.stderr)
+        probe = subprocess.run(
+            [*CLANG, "-E", "-include", HEADER, "-x", "c", "/dev/null"], capture_output=True, check=False
+        )
+    except OSError as error:
+        return f"no clang ({error.strerror})"
+    return f"no {HEADER}, which libbpf-dev has" if probe.returncode else ""

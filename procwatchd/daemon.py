@@ -311,7 +311,13 @@ class Daemon:
         self._notify("READY=1", self._status())
 
     def _apply(self, config: Config) -> None:
-        self._worker.configure(config)
+        try:
+            self._worker.configure(config)
+        except (KernelError, DeniedError) as error:
+            text = f"reload: not applied, keeping the previous one: {error}"
+            self._writer.write(self._worker.builder.own("reload", text, WARNING))
+            return
+        self._want_acks()  # to begin comparing the forks anew, if others are counted now
         text = f"reload: {_describe(config)}"
         if config.capture.receive_buffer_bytes != self._connector.receive_buffer_wanted:
             text += "; the new receive-buffer takes a restart"

@@ -83,9 +83,9 @@ class Losses:
     """Keeps account of losses and blindness. One thread uses it.
 
     `is_blind` says whether the kernel tells nothing now; `blindnesses` and `resyncs` are how many there were, `records`
-    how many records of ended tasks had no room, `execs` and `signals` how many recordings of these. `want_acks` asks
-    for an ACK of each CPU, which shows where a loss was; it does not wait. `on_lost_signals` is called where the last
-    signal to a process may be one that was lost.
+    how many records of ended tasks had no room, `execs`, `signals` and `pending` how many recordings of these.
+    `want_acks` asks for an ACK of each CPU, which shows where a loss was; it does not wait. `on_lost_signals` is called
+    where the last signal to a process may be one that was lost.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class Losses:
         self.records = 0
         self.execs = 0
         self.signals = 0
+        self.pending = 0
         self.is_blind = False
         self.blindnesses = 0
         self.resyncs = 0
@@ -176,6 +177,10 @@ class Losses:
 
     def _note_recordings(self, batch: Batch) -> None:
         new_execs, new_signals = batch.execs_lost - self.execs, batch.signals_lost - self.signals
+        if new_signals or batch.pending_lost != self.pending:
+            # That of blocked ones is no entry of its own: anybody could have as many as they like.
+            self.pending = batch.pending_lost
+            self._on_lost_signals()
         if not new_execs and not new_signals:
             return
         lost = self._lost
@@ -184,8 +189,6 @@ class Losses:
         lost.recordings += new_execs + new_signals
         lost.recordings_since_ns = lost.recordings_since_ns or self._last_batch_ns
         lost.recordings_until_ns = batch.received_ns
-        if new_signals:
-            self._on_lost_signals()
 
     def note_unreadable(self, count: int) -> None:
         """So many records were not as they should be."""

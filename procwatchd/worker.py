@@ -86,7 +86,6 @@ def needs(config: Config, builder: EntryBuilder, rules: RuleSet, *, has_accounti
     return Needs(
         # Without records the EXITs of all tasks are how an end is known.
         threads=config.capture.threads or not has_accounting,
-        sid="sid" in events or bool(names & {"SID", "TTY"}),
         ptrace="ptrace" in events,
         coredump="coredump" in events,
         # What is read and written the kernel does not sum up.
@@ -166,12 +165,14 @@ class Worker:
 
     def configure(self, config: Config) -> None:
         """Work by this configuration from now on. On the worker's thread, or before it runs."""
+        builder = EntryBuilder(self._clock, config.log.fields, config.log.max_argv_bytes)
+        wanted = wants(config, builder, config.rules)
+        self._hang_bell(wanted)  # first, as that may fail
         self.config = config
         self._rules = config.rules
         self._records.configure(config.capture.events, threads=config.capture.threads)
-        self.builder = EntryBuilder(self._clock, config.log.fields, config.log.max_argv_bytes)
-        self._reader.wants = wants(config, self.builder, config.rules)
-        self._hang_bell()
+        self.builder = builder
+        self._reader.wants = wanted
         self._narrow()
 
     def _narrow(self) -> None:
@@ -190,9 +191,8 @@ class Worker:
         )
         self.fork_watch.compare_with(self._reader.forks if needed.threads else self._process_forks)
 
-    def _hang_bell(self) -> None:
+    def _hang_bell(self, wanted: Wants) -> None:
         """Have a bell where something must be read from /proc in time, and none where all is recorded."""
-        wanted = self._reader.wants
         is_needed = not self._is_recording or wanted.executable or bool(wanted.environment)
         hand = self._hand
         if is_needed and hand.bell is None and self._open_bell is not None:
@@ -296,7 +296,7 @@ class Worker:
             "ANCESTORS_CUT": self.table.chains_cut,
             "HASHES_SKIPPED": self._records.hasher.too_big,
             "READINGS_UNUSED": self._hand.unused,
-            "RECORDER_LOST": self._recorded.missing + self.losses.signals,
+            "RECORDER_LOST": self._recorded.missing + self.losses.signals + self.losses.pending,
             "RECORDINGS_UNUSED": self._recorded.unused,
             "SIGNALS_FORGOTTEN": self._kills.forgotten,
             "RECORDS_UNUSED": self._ends.records.given_up,
@@ -365,7 +365,8 @@ class Worker:
         """How long there is nothing to do but to wait for events."""
         if self._stopping:
             return 0.0
-        patience = self._held_seconds or (1.0 if self.losses.is_any_untold else IDLE_SECONDS)
+        is_something_due = self.losses.is_any_untold or self.resync.is_due
+        patience = self._held_seconds or (1.0 if is_something_due else IDLE_SECONDS)
         if self.resync.is_running:
             patience = min(patience, RESYNC_SECONDS if self.resync.is_waiting else 0.0)
         if self._asked:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 _DIRECTORY = "/sys/devices/system/cpu"
 
@@ -15,7 +16,7 @@ def isolated() -> set[int]:
 
 def possible() -> int:
     """How many numbers CPUs can ever have on this machine, plugged or not."""
-    return max(_listed("possible"), default=0) + 1
+    return max(max(_listed("possible"), default=0) + 1, os.cpu_count() or 1)
 
 
 def parse_cpus(text: str) -> set[int]:

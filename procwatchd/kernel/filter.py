@@ -62,12 +62,11 @@ _LOW, _HIGH = (0, 1) if sys.byteorder == "little" else (1, 0)
 class Needs:
     """What is needed of all that the kernel tells; what is not named here is always.
 
-    `threads`: the FORKs, EXITs and COMMs of single threads. `sid`, `ptrace`, `coredump`: events of that type. `tasks`:
-    the accounting's records of all tasks; else those of leaders, of last tasks, and of whose status is not 0.
+    `threads`: the FORKs, EXITs and COMMs of single threads. `ptrace`, `coredump`: events of that type. `tasks`: the
+    accounting's records of all tasks; else those of leaders, of last tasks, and of whose status is not 0.
     """
 
     threads: bool = True
-    sid: bool = True
     ptrace: bool = True
     coredump: bool = True
     tasks: bool = True
@@ -75,7 +74,7 @@ class Needs:
     @property
     def is_every_event(self) -> bool:
         """Whether no event is rejected."""
-        return self.threads and self.sid and self.ptrace and self.coredump
+        return self.threads and self.ptrace and self.coredump
 
 
 def events_program(needs: Needs) -> bytes:
@@ -83,7 +82,6 @@ def events_program(needs: Needs) -> bytes:
     rejected = [
         what
         for what, needed in (
-            (wire.SID, needs.sid),
             (wire.PTRACE, needs.ptrace),
             (wire.COREDUMP, needs.coredump),
         )

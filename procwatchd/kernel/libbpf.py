@@ -14,9 +14,14 @@ import ctypes
 import errno
 import mmap
 import os
+import struct
 from collections.abc import Callable
 
 _LIBRARY = "libbpf.so.1"
+
+# struct bpf_prog_info { …; 208 u64 recursion_misses; … }; since Linux 5.12.
+_MISSES = struct.Struct("=208x Q")
+_PROG_INFO_BYTES = _MISSES.size
 
 _Pointer = ctypes.c_void_p
 _SAMPLE = ctypes.PYFUNCTYPE(ctypes.c_int, _Pointer, _Pointer, ctypes.c_size_t)
@@ -27,13 +32,17 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_object__load": (ctypes.c_int, (_Pointer,)),
     "bpf_object__close": (None, (_Pointer,)),
     "bpf_object__find_map_by_name": (_Pointer, (_Pointer, ctypes.c_char_p)),
+    "bpf_object__find_program_by_name": (_Pointer, (_Pointer, ctypes.c_char_p)),
     "bpf_object__next_program": (_Pointer, (_Pointer, _Pointer)),
     "bpf_map__fd": (ctypes.c_int, (_Pointer,)),
     "bpf_map__set_max_entries": (ctypes.c_int, (_Pointer, ctypes.c_uint32)),
+    "bpf_program__fd": (ctypes.c_int, (_Pointer,)),
+    "bpf_obj_get_info_by_fd": (ctypes.c_int, (ctypes.c_int, _Pointer, ctypes.POINTER(ctypes.c_uint32))),
     "bpf_program__attach": (_Pointer, (_Pointer,)),
     "bpf_link__destroy": (ctypes.c_int, (_Pointer,)),
     "ring_buffer__new": (_Pointer, (ctypes.c_int, _SAMPLE, _Pointer, _Pointer)),
     "ring_buffer__add": (ctypes.c_int, (_Pointer, ctypes.c_int, _SAMPLE, _Pointer)),
+    "ring_buffer__epoll_fd": (ctypes.c_int, (_Pointer,)),
     "ring_buffer__consume": (ctypes.c_int, (_Pointer,)),
     "ring_buffer__free": (None, (_Pointer,)),
 }
@@ -43,10 +52,19 @@ def _load_library() -> ctypes.PyDLL:
     # PyDLL keeps the interpreter's lock: none of these calls waits for anything.
     library = ctypes.PyDLL(_LIBRARY, use_errno=True)
     for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            raise OSError(f"{_LIBRARY} has no {name}")
         function.restype, function.argtypes = result, arguments
     library.libbpf_set_print(None)  # what it has to say goes to standard error otherwise
     return library
+
+
+def _give_back() -> None:
+    """Have the C library give the kernel what loading took, the description of all of the kernel's types."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class BpfObject:
@@ -65,6 +83,7 @@ class BpfObject:
                 self._check(self._library.bpf_map__set_max_entries(self._map(name), count))
             self._check(self._library.bpf_object__load(self._object))
             self._attach()
+            _give_back()
         except OSError:
             self.close()
             raise
@@ -78,6 +97,22 @@ class BpfObject:
         """A map of global variables as 64-bit words, as they are whenever they are looked at."""
         fd = self._library.bpf_map__fd(self._map(map_name))
         return memoryview(mmap.mmap(fd, mmap.PAGESIZE, prot=mmap.PROT_READ)).cast("Q")
+
+    def misses(self, *program_names: str) -> Callable[[], int]:
+        """A function that says how often the kernel left out these programs, as they ran on that CPU already."""
+        library = self._library
+        fds = [library.bpf_program__fd(self._program(name)) for name in program_names]
+
+        def count() -> int:
+            total = 0
+            for fd in fds:
+                # What is in it says where the kernel may write more: nowhere.
+                info = ctypes.create_string_buffer(_PROG_INFO_BYTES)
+                self._check(library.bpf_obj_get_info_by_fd(fd, info, ctypes.c_uint32(_PROG_INFO_BYTES)))
+                total += _MISSES.unpack_from(info)[0]
+            return total
+
+        return count
 
     def read_rings(self, readers: dict[str, Callable[[bytes], bool]]) -> Callable[[], None]:
         """A function that hands what is in these rings to their readers, until one of them says False.
@@ -108,6 +143,13 @@ class BpfObject:
             self._library.bpf_link__destroy(link)
         self._library.bpf_object__close(self._object)
         self._rings, self._links = None, []
+
+    def rings_fileno(self) -> int:
+        """A descriptor that can be read where somebody is to be woken for what is in the rings."""
+        return int(self._library.ring_buffer__epoll_fd(self._rings))
+
+    def _program(self, name: str) -> int:
+        return self._found(self._library.bpf_object__find_program_by_name(self._object, name.encode()))
 
     def _map(self, name: str) -> int:
         return self._found(self._library.bpf_object__find_map_by_name(self._object, name.encode()))

@@ -9,9 +9,9 @@ the reading of /proc for an EXEC that is not recorded, does not wait for it (see
 
 from __future__ import annotations
 
+import select
 import struct
 import threading
-import time
 from collections.abc import Callable
 
 from procwatchd.kernel import wire
@@ -20,7 +20,7 @@ from procwatchd.kernel.connector import BULK, Connector, Received
 from procwatchd.kernel.heartbeat import Blindness, Heartbeat
 from procwatchd.kernel.priority import run_in_real_time
 from procwatchd.kernel.queue import Batch, BatchQueue
-from procwatchd.kernel.recorder import NO_RECORDINGS, Recorder
+from procwatchd.kernel.recorder import NO_RECORDINGS, Recorder, Recordings
 
 GATHER_SECONDS = 0.02
 # With a small buffer (the kernel gives it to whoever may not have more) there is no room to let much gather.
@@ -30,6 +30,10 @@ IDLE_SECONDS = 10.0
 
 # Where so many came there will be more: then nobody asks before looking again.
 BUSY_EVENTS = 32
+
+# What may be in the queue before long recordings of execs have no room there, and before short ones have none.
+LONG_FILL, SHORT_FILL = 0.5, 0.75
+SHORT_BYTES = 2048
 
 # More bulks than the socket's buffer can hold.
 DRAIN_BULKS = 512
@@ -68,6 +72,9 @@ class Listener:
         self._signals_lost = 0
         small = connector.receive_buffer_bytes < SMALL_BUFFER_BYTES
         self._gather_seconds = SMALL_GATHER_SECONDS if small else GATHER_SECONDS
+        self._crowd = select.poll()
+        if recorder is not None:
+            self._crowd.register(recorder, select.POLLIN)
         self._stopping = False
         self._on_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
@@ -116,16 +123,24 @@ class Listener:
                 if heartbeat.is_waiting:
                     busy = self._take()  # the answer is there
                 elif busy or connector.wait(heartbeat.patience(IDLE_SECONDS)):
-                    time.sleep(self._gather_seconds)
+                    self._gather()
                     busy = self._take()
             self._take()
         except OSError as error:
             self.error = error
         finally:
-            # The totals as they are in the end, should the last batches not have found room.
-            self._hand_over(Received(b""), is_final=True)
-            self.running = False
-            self._on_end()
+            try:
+                # The totals as they are in the end, should the last batches not have found room.
+                self._hand_over(Received(b""), is_final=True)
+            except OSError as error:
+                self.error = self.error or error
+            finally:
+                self.running = False
+                self._on_end()
+
+    def _gather(self) -> None:
+        """Let more come for a moment; a shorter one where the recorder's ring gets full."""
+        self._crowd.poll(self._gather_seconds * 1000)
 
     def _take(self) -> bool:
         """Take what the socket holds, bounded, since under load there is always more; whether there may be more."""
@@ -156,11 +171,11 @@ class Listener:
         self._last = received.datagrams[-wire.EVENT_BYTES :] or self._last
         drops = self._connector.kernel_drops()
         records, count = self._records()
-        recorder, recordings, execs_lost, signals_lost = self._recorder, NO_RECORDINGS, 0, 0
+        recorder, recordings, lost = self._recorder, NO_RECORDINGS, (0, 0, 0)
         if recorder is not None:
             # In this order: so what was recorded before a loss that shows here is here, too.
-            execs_lost, signals_lost = recorder.lost_execs, recorder.lost_signals
-            recordings = recorder.drain()
+            lost = (recorder.lost_execs, recorder.lost_signals, recorder.lost_pending)
+            recordings = self._limited(recorder.drain())
         if not (any(received) or records or any(recordings) or is_final):
             return
         batch = Batch(
@@ -172,14 +187,27 @@ class Listener:
             records,
             self._records_lost + (self._accounting.drops() if self._accounting is not None else 0),
             recordings,
-            self._execs_lost + execs_lost,
-            self._signals_lost + signals_lost,
+            self._execs_lost + lost[0],
+            self._signals_lost + lost[1],
+            lost[2],
         )
         if not self._batches.put(batch):
             self._queue_lost += len(received.datagrams) // wire.EVENT_BYTES
             self._records_lost += count
-            self._execs_lost += len(recordings.execs)
-            self._signals_lost += len(recordings.signals)
+            self._lose(recordings)
+
+    def _limited(self, recordings: Recordings) -> Recordings:
+        """What of it may have room in the queue: whoever makes them long must not cost others theirs, nor events."""
+        fill = self._batches.fill
+        if fill < LONG_FILL:
+            return recordings
+        short = [item for item in recordings.execs if len(item) <= SHORT_BYTES] if fill < SHORT_FILL else []
+        self._execs_lost += len(recordings.execs) - len(short)
+        return Recordings(short, recordings.signals)
+
+    def _lose(self, recordings: Recordings) -> None:
+        self._execs_lost += len(recordings.execs)
+        self._signals_lost += len(recordings.signals)
 
     def _records(self) -> tuple[bytes, int]:
         """The records of ended tasks that are there, and how many; bounded like the events."""

@@ -31,7 +31,7 @@ class Batch:
     The counters are totals since the sockets were opened, as of this batch. In datagrams: `foreign` (not the kernel's)
     and `odd` (not of 76 bytes), that were received but are in no `datagrams`; `kernel_drops` where the socket had no
     room, and `queue_lost` where the queue had none. In records: `records_lost` for want of room; in recordings:
-    `execs_lost` and `signals_lost`.
+    `execs_lost`, `signals_lost`, and `pending_lost` of signals that were blocked.
     """
 
     datagrams: bytes
@@ -44,6 +44,7 @@ class Batch:
     recordings: Recordings = NO_RECORDINGS
     execs_lost: int = 0
     signals_lost: int = 0
+    pending_lost: int = 0
     received_ns: int = field(default_factory=time.monotonic_ns, compare=False)
 
     @property
@@ -91,6 +92,11 @@ class BatchQueue:
     def waiting_events(self) -> int:
         """How many events were put and not yet taken."""
         return self.put_events - self.taken_events
+
+    @property
+    def fill(self) -> float:
+        """Which part of the room is taken."""
+        return self.waiting_bytes / self._limit_bytes
 
     @property
     def is_empty(self) -> bool:

@@ -10,8 +10,12 @@
 //   whatever: then who runs at that moment has nothing to do with it.
 // - mark_victim is given the thread's id up to Linux 6.7, the task since [include/trace/events/oom.h].
 // - The arguments are in memory that was just written, so that reading them without waiting for a page works.
-// - A program that comes again while it runs on the same CPU is left out and counted by the kernel: so one scratch
-//   buffer for each CPU is enough [kernel/trace/bpf_trace.c, __bpf_trace_run()].
+// - A program that comes again on the same CPU before it is through is left out, and counted by the kernel. Since Linux
+//   7.0 whoever runs one can lose the CPU amid it, and the next one who comes there is left out
+//   [kernel/trace/bpf_trace.c, __bpf_trace_run()].
+//
+// So there are several of the program that matters most: the next one takes what the one before has not. Each has a
+// buffer of its own for each CPU.
 //
 // One object for all kernels: each field is found by its name when the object is loaded (CO-RE), so that the structures
 // below have only the fields that are used.
@@ -36,15 +40,20 @@ typedef __u32 __wsum;
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_RINGBUF 27
 #define BPF_RB_NO_WAKEUP 1
+#define BPF_RB_FORCE_WAKEUP 2
+#define BPF_RB_AVAIL_DATA 0
 
-// Limits. Of longer arguments the head and the tail are taken; of deeper paths nothing but that they are deeper.
+// Limits. Of longer arguments the head and the tail are taken; of longer paths, which no call could take either, nothing
+// but that they are longer.
 #define ARGV_BYTES 8192
 #define ARGV_TAIL_BYTES 4096
 #define FILENAME_BYTES 4096
 #define NAME_BYTES 256
 #define PATH_BYTES 4096
-#define PATH_PARTS 64
+#define PATH_PARTS 4096
 #define CGROUP_LINKS 16
+#define COPIES 4
+#define TAKEN_SLOTS 4096
 // Room for all of that, and a power of two, which the verifier can be shown in one instruction.
 #define DATA_BYTES 32768
 
@@ -201,7 +210,7 @@ struct css_set {
 struct task_struct {
     int pid, tgid;
     unsigned int ptrace;
-    __u64 start_boottime;
+    __u64 start_boottime, self_exec_id;
     struct task_struct *real_parent, *group_leader;
     struct mm_struct *mm;
     struct fs_struct *fs;
@@ -290,10 +299,16 @@ struct {
     __uint(max_entries, 1 << 20);
 } execs SEC(".maps");
 
+// Those that end a process; and those that are blocked, of which anybody can make as many as they like.
 struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
-    __uint(max_entries, 1 << 17);
+    __uint(max_entries, 1 << 16);
 } signals SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, 1 << 16);
+} pending SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -302,20 +317,37 @@ struct {
     __type(value, struct scratch);
 } scratches SEC(".maps");
 
+// By task: the last exec that one of the copies took. Where two share a slot, one may be recorded twice.
+struct taken {
+    __u64 start_ns;
+    __u64 exec_id;
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, TAKEN_SLOTS);
+    __type(key, __u32);
+    __type(value, struct taken);
+} takens SEC(".maps");
+
 // Since it was loaded: recordings that had no room, and processes (not threads) that were forked.
 struct {
     __u64 lost_execs;
     __u64 lost_signals;
+    __u64 lost_pending;
     __u64 process_forks;
 } counts;
 
+// Set by whoever loads this: how much may be in the ring of execs before somebody is woken for it.
+const volatile __u64 crowded_bytes = 1 << 20;
+
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-static struct scratch *scratch_of_cpu(void)
+static __always_inline struct scratch *scratch_of(__u32 copy)
 {
-    __u32 cpu = bpf_get_smp_processor_id();
+    __u32 n = bpf_get_smp_processor_id() * COPIES + copy;
 
-    return bpf_map_lookup_elem(&scratches, &cpu);
+    return bpf_map_lookup_elem(&scratches, &n);
 }
 
 // Whether there was room for the name, and it could be read.
@@ -333,9 +365,9 @@ static __always_inline int take_name(struct scratch *scratch, const void *name)
     return 1;
 }
 
-static long step_up(__u32 n, void *unused)
+static long step_up(__u32 n, __u32 *copy)
 {
-    struct scratch *scratch = scratch_of_cpu();
+    struct scratch *scratch = scratch_of(*copy);
     struct dentry *dentry, *parent;
 
     if (!scratch)
@@ -375,7 +407,8 @@ static __always_inline void begin(struct scratch *scratch)
 }
 
 // The names on the way from a path to the root, as /proc/PID/exe would show them; gives their bytes.
-static __always_inline __u16 walk_path(struct scratch *scratch, const struct path *path, __u32 deleted, __u32 cut)
+static __always_inline __u16 walk_path(struct scratch *scratch, __u32 *copy, const struct path *path, __u32 deleted,
+                                       __u32 cut)
 {
     struct dentry *dentry = BPF_CORE_READ(path, dentry);
     struct vfsmount *mnt = BPF_CORE_READ(path, mnt);
@@ -386,7 +419,7 @@ static __always_inline __u16 walk_path(struct scratch *scratch, const struct pat
     scratch->walk.mnt = mnt;
     scratch->walk.root = BPF_CORE_READ(mnt, mnt_root);
     scratch->walk.is_deleted = dentry != BPF_CORE_READ(dentry, d_parent) && !BPF_CORE_READ(dentry, d_hash.pprev);
-    bpf_loop(PATH_PARTS, step_up, 0, 0);
+    bpf_loop(PATH_PARTS, step_up, copy, 0);
     scratch->record.flags |= (scratch->walk.is_deleted ? deleted : 0) | (scratch->walk.is_cut ? cut : 0);
     return scratch->walk.at - at;
 }
@@ -422,9 +455,9 @@ static __always_inline struct kernfs_node *cgroup_of(struct task_struct *task)
     return kn;
 }
 
-static long step_cgroup(__u32 n, void *unused)
+static long step_cgroup(__u32 n, __u32 *copy)
 {
-    struct scratch *scratch = scratch_of_cpu();
+    struct scratch *scratch = scratch_of(*copy);
     struct kernfs_node *kn, *parent;
 
     if (!scratch)
@@ -441,13 +474,13 @@ static long step_cgroup(__u32 n, void *unused)
     return 0;
 }
 
-static __always_inline __u16 walk_cgroup(struct scratch *scratch, struct task_struct *task)
+static __always_inline __u16 walk_cgroup(struct scratch *scratch, __u32 *copy, struct task_struct *task)
 {
     __u32 at = scratch->walk.at;
 
     begin(scratch);
     scratch->walk.kn = cgroup_of(task);
-    bpf_loop(PATH_PARTS, step_cgroup, 0, 0);
+    bpf_loop(PATH_PARTS, step_cgroup, copy, 0);
     scratch->record.flags |= scratch->walk.is_cut ? CGROUP_CUT : 0;
     return scratch->walk.at - at;
 }
@@ -511,17 +544,31 @@ static __always_inline __u32 take_argv(struct scratch *scratch, struct mm_struct
     return at + ARGV_TAIL_BYTES;
 }
 
-SEC("raw_tp/sched_process_exec")
-int BPF_PROG(record_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+// Whether this exec is one that no copy took; it is taken then.
+static __always_inline int take_exec(struct task_struct *task)
 {
-    struct scratch *scratch = scratch_of_cpu();
+    __u32 slot = (__u32)BPF_CORE_READ(task, pid) & (TAKEN_SLOTS - 1);
+    __u64 start_ns = BPF_CORE_READ(task, start_boottime), exec_id = BPF_CORE_READ(task, self_exec_id);
+    struct taken *taken = bpf_map_lookup_elem(&takens, &slot);
+
+    if (!taken || (taken->start_ns == start_ns && taken->exec_id == exec_id))
+        return 0;
+    taken->start_ns = start_ns;
+    taken->exec_id = exec_id;
+    return 1;
+}
+
+static __always_inline int record_exec(struct task_struct *task, struct linux_binprm *bprm, __u32 copy)
+{
+    struct scratch *scratch = scratch_of(copy);
     struct mm_struct *mm = BPF_CORE_READ(task, mm);
     struct exec_record *record;
     const struct path *path;
     __u32 data_bytes;
+    __u64 wake;
     long size;
 
-    if (!scratch)
+    if (!scratch || !take_exec(task))
         return 0;
     record = &scratch->record;
     record->ns = bpf_ktime_get_ns();
@@ -535,15 +582,29 @@ int BPF_PROG(record_exec, struct task_struct *task, int old_pid, struct linux_bi
     size = bpf_probe_read_kernel_str(scratch->data, FILENAME_BYTES, BPF_CORE_READ(bprm, filename));
     scratch->walk.at = record->filename = size < 0 ? 0 : size;
     path = (void *)BPF_CORE_READ(mm, exe_file) + bpf_core_field_offset(struct file, f_path);
-    record->exe = walk_path(scratch, path, EXE_DELETED, EXE_CUT);
+    record->exe = walk_path(scratch, &copy, path, EXE_DELETED, EXE_CUT);
     path = (void *)BPF_CORE_READ(task, fs) + bpf_core_field_offset(struct fs_struct, pwd);
-    record->cwd = walk_path(scratch, path, CWD_DELETED, CWD_CUT);
-    record->cgroup = walk_cgroup(scratch, task);
+    record->cwd = walk_path(scratch, &copy, path, CWD_DELETED, CWD_CUT);
+    record->cgroup = walk_cgroup(scratch, &copy, task);
     data_bytes = take_argv(scratch, mm) & (DATA_BYTES - 1);
-    if (bpf_ringbuf_output(&execs, record, sizeof(*record) + data_bytes, BPF_RB_NO_WAKEUP))
+    // Who drains it is woken by the EXEC, but lets that wait a moment for others.
+    wake = bpf_ringbuf_query(&execs, BPF_RB_AVAIL_DATA) > crowded_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+    if (bpf_ringbuf_output(&execs, record, sizeof(*record) + data_bytes, wake))
         __sync_fetch_and_add(&counts.lost_execs, 1);
     return 0;
 }
+
+#define RECORD_EXEC(copy)                                                                                     \
+    SEC("raw_tp/sched_process_exec")                                                                          \
+    int BPF_PROG(record_exec_##copy, struct task_struct *task, int old_pid, struct linux_binprm *bprm)        \
+    {                                                                                                         \
+        return record_exec(task, bprm, copy);                                                                 \
+    }
+
+RECORD_EXEC(0)
+RECORD_EXEC(1)
+RECORD_EXEC(2)
+RECORD_EXEC(3)
 
 // include/uapi/asm-generic/signal.h: what ends no process by default.
 #define BIT(signal) (1ULL << ((signal) - 1))
@@ -559,14 +620,15 @@ enum { TRACE_SIGNAL_DELIVERED = 0, TRACE_SIGNAL_LOSE_INFO = 4 };
 #define SEND_SIG_PRIV 1UL
 enum { SI_USER = 0, SI_QUEUE = -1, SI_TKILL = -6, SI_ASYNCNL = -60 };
 
-// Whether whoever runs now is who sent it. Other codes below 0 are those of timers and the like, or of nobody but a process
-// that made them up.
-static __always_inline int has_sender(struct kernel_siginfo *info)
+// Whether whoever runs now is who sent it. Without a siginfo it is for what somebody does, but to oneself only the kernel
+// sends so, as for a pipe that nobody reads. Other codes below 0 are those of timers and the like, or of nobody but a
+// process that made them up.
+static __always_inline int has_sender(struct kernel_siginfo *info, __u32 tgid)
 {
     int code;
 
     if ((unsigned long)info <= SEND_SIG_PRIV)
-        return (unsigned long)info == SEND_SIG_NOINFO;
+        return (unsigned long)info == SEND_SIG_NOINFO && tgid != bpf_get_current_pid_tgid() >> 32;
     code = BPF_CORE_READ(info, si_code);
     return code == SI_USER || code == SI_QUEUE || (code <= SI_TKILL && code != SI_ASYNCNL);
 }
@@ -585,8 +647,12 @@ static __always_inline void *handler_of(struct task_struct *task, int signal)
 static __always_inline void send(struct signal_record *record)
 {
     record->ns = bpf_ktime_get_ns();
-    if (bpf_ringbuf_output(&signals, record, sizeof(*record), BPF_RB_NO_WAKEUP))
+    if (record->flags & BLOCKED) {
+        if (bpf_ringbuf_output(&pending, record, sizeof(*record), BPF_RB_NO_WAKEUP))
+            __sync_fetch_and_add(&counts.lost_pending, 1);
+    } else if (bpf_ringbuf_output(&signals, record, sizeof(*record), BPF_RB_NO_WAKEUP)) {
         __sync_fetch_and_add(&counts.lost_signals, 1);
+    }
 }
 
 SEC("raw_tp/signal_generate")
@@ -611,7 +677,7 @@ int BPF_PROG(record_signal, int signal, struct kernel_siginfo *info, struct task
     record.tgid = BPF_CORE_READ(task, tgid);
     record.tid = BPF_CORE_READ(task, pid);
     record.start_ns = BPF_CORE_READ(task, group_leader, start_boottime);
-    if (has_sender(info)) {
+    if (has_sender(info, record.tgid)) {
         struct task_struct *sender = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), group_leader);
 
         record.sender_tgid = BPF_CORE_READ(sender, tgid);

@@ -17,7 +17,9 @@ nobody is named.
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from procwatchd.kernel.recording import (
@@ -51,12 +53,15 @@ class _Signal:
 class Kills:
     """Remembers signals. One thread uses it. `forgotten` counts the processes whose signals found no room."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.forgotten = 0
         self._table = table
+        self._now_ns = now_ns
         # What was recorded, and not yet come to in the order of events.
         self._waiting: deque[SignalRecording] = deque()
         self._of_process: dict[int, dict[int, _Signal]] = {}
+        # Processes from before then may have signals waiting of which nothing is known.
+        self._unsure_ns = self._now_ns()
 
     def add(self, items: list[bytes]) -> None:
         """Keep what the recorder gave, until events from then are come to."""
@@ -67,6 +72,7 @@ class Kills:
 
     def lost(self) -> None:
         """Some were lost: of those so far that may wait, which is the last one of a process nobody knows."""
+        self._unsure_ns = self._now_ns()
         self._waiting = deque(recording for recording in self._waiting if not recording.flags & BLOCKED)
         for pid, signals in list(self._of_process.items()):
             sure = {number: one for number, one in signals.items() if not one.recording.flags & BLOCKED}
@@ -87,15 +93,24 @@ class Kills:
 
     def take(self, process: Process, signal: int) -> tuple[Killer | None, bool]:
         """Who sent the signal that ended a process, if that is known, and whether it was the OOM killer; given once."""
-        found = self._of_process.pop(process.pid, {}).get(signal)
-        if found is None or not _is_of(process, found.recording.start_ticks):
+        found = self._forget(process).get(signal)
+        if found is None:
             return None, False
-        return found.killer, found.by_oom_killer
+        may_have_waited = found.recording.flags & BLOCKED and (process.forked_ns or 0) <= self._unsure_ns
+        return None if may_have_waited else found.killer, found.by_oom_killer
 
-    def forget(self, pid: int) -> None:
+    def forget(self, process: Process) -> None:
         """A process ended by itself."""
         if self._of_process:
-            self._of_process.pop(pid, None)
+            self._forget(process)
+
+    def _forget(self, process: Process) -> dict[int, _Signal]:
+        """What there is of this life, and no more; of a later one with its PID it stays."""
+        signals = self._of_process.pop(process.pid, {})
+        own = {number: one for number, one in signals.items() if _is_own(process, one.recording)}
+        if len(own) < len(signals):
+            self._of_process[process.pid] = {n: one for n, one in signals.items() if n not in own}
+        return own
 
     def _take(self, recording: SignalRecording) -> None:
         signals = self._of_process.setdefault(recording.tgid, {})
@@ -110,6 +125,7 @@ class Kills:
         signals[recording.signal] = _Signal(recording, killer)
         while len(self._of_process) > REMEMBERED_LIMIT:
             self.forgotten += 1
+            self._unsure_ns = self._now_ns()
             del self._of_process[next(iter(self._of_process))]
 
     def _mark_victim(self, tid: int) -> None:
@@ -124,7 +140,7 @@ class Kills:
         if not recording.sender_tgid:
             return None
         sender = self._table.get(recording.sender_tgid)
-        if sender is None or not _is_of(sender, recording.sender_start_ticks):
+        if sender is None or not _is_of(sender, recording.sender_start_ticks, recording.ns):
             sender = self._table.stranger(recording.sender_tgid)
         exe, host_mounts = sender.image.exe, sender.context.host_mounts
         return Killer(sender.pid, recording.sender_comm, exe, recording.sender_uid, host_mounts)
@@ -143,7 +159,16 @@ def _is_over(first: SignalRecording, second: SignalRecording) -> bool:
     return bool(first.flags & BLOCKED and both_to_group and second.signal < FIRST_QUEUED)
 
 
-def _is_of(process: Process, start_ticks: int) -> bool:
-    """Whether a start, which is exact, is that of this life; one by the clock of its FORK may be one early or late."""
+def _is_own(process: Process, recording: SignalRecording) -> bool:
+    return _is_of(process, recording.start_ticks, recording.ns)
+
+
+def _is_of(process: Process, start_ticks: int, at_ns: int) -> bool:
+    """Whether whoever began at this tick, and lived then, is this life.
+
+    One that is known by its FORK alone began at that, or earlier by as long as its parent had to wait for a CPU.
+    """
     known = process.start_ticks
-    return known is not None and abs(known - start_ticks) <= (0 if process.exact else 1)
+    if known is None or at_ns < (process.forked_ns or 0):
+        return False
+    return known == start_ticks if process.exact else start_ticks <= known + 1

@@ -14,7 +14,7 @@ from procwatchd.process.model import Context
 from procwatchd.process.procfs import Ids, Reader, Reading, Stat
 
 # Recordings that wait for their EXEC, which comes a moment after, if it was not lost.
-WAITING_LIMIT = 4096
+WAITING_LIMIT = 1 << 16
 # Contexts that are kept for the next process there.
 CONTEXTS_LIMIT = 1024
 # The recorder's clock may be read a little later than it should [kernel/time/timekeeping.c, ktime_get_mono_fast_ns()];
@@ -27,7 +27,7 @@ USUAL_NS = 100_000
 class Recorded:
     """Keeps recordings, and makes readings of them. One thread uses it.
 
-    `unused` counts those whose EXEC did not come, `missing` the EXECs of which there is none.
+    `unused` counts those whose EXEC did not come, `missing` the EXECs of which there is none, or none with arguments.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -75,7 +75,9 @@ class Recorded:
             self.missing += 1
             return None
         self.unused += len(before) - 1
-        return self._reading(before[-1])
+        reading = self._reading(before[-1])
+        self.missing += reading.argv is None
+        return reading
 
     def _is_doubtful(self, recording: ExecRecording, timestamp_ns: int) -> bool:
         """Whether it may be of an EXEC that was lost, and that of this one was lost, too."""

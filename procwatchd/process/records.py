@@ -58,6 +58,8 @@ class RecordMaker:
         """Make records of these events from now on; `threads`: of those of single threads, too."""
         self._wanted = wanted
         self._threads = threads
+        if "ptrace" not in wanted:
+            self._traced.clear()  # who lets go of whom is not told from now on
 
     def look_ahead(self, events: list[RawEvent]) -> None:
         """See what comes, for what an event alone does not say."""
@@ -155,7 +157,7 @@ class RecordMaker:
                 self._forget_tracing(tgid)
             record = self._record("exit", end.process, event)
             if record is None:
-                self._kills.forget(tgid)
+                self._kills.forget(end.process)
             else:
                 self._take_end(record, end)
             return record
@@ -224,7 +226,7 @@ class RecordMaker:
         if signal:
             record.killer, record.is_oom_killed = self._kills.take(end.process, signal)
         else:
-            self._kills.forget(end.process.pid)
+            self._kills.forget(end.process)
 
     def _forget_tracing(self, tgid: int) -> None:
         """A process has ended, who may have been traced, or a tracer; nobody tells of what that lets go."""

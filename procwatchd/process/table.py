@@ -336,7 +336,8 @@ class Table:
             latest = known.start_ticks if known.exact else known.start_ticks + 1
             if start_ticks > latest:
                 return "reused"
-            if start_ticks < known.start_ticks - 1:
+            # From a start to its FORK it may take long, but no longer than to what was recorded after that.
+            if start_ticks < known.start_ticks - 1 and not reading.is_recorded:
                 return "unknown"
         if (
             known is not None

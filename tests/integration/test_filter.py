@@ -29,7 +29,7 @@ def threads(switch: str) -> str:
     return f"capture: {{events: [fork, exec, exit], threads: {switch}}}\n{OURS_ALONE}"
 
 
-NEEDED = Needs(threads=False, sid=False, ptrace=False, coredump=False, tasks=False)
+NEEDED = Needs(threads=False, ptrace=False, coredump=False, tasks=False)
 
 
 def test_records_that_nobody_needs_do_not_come(steps: str) -> None:
@@ -77,7 +77,7 @@ def test_events_that_nobody_needs_do_not_come(steps: str) -> None:
         connector.narrow(NEEDED)
         connector.subscribe()
         # All threads change the user; each is told of.
-        assert whats(*way) == [wire.EXEC, wire.COMM, wire.UID, wire.UID, wire.EXIT]
+        assert whats(*way) == [wire.EXEC, wire.SID, wire.COMM, wire.UID, wire.UID, wire.EXIT]
         connector.narrow(Needs())
         assert sorted(whats(*way)) == sorted(
             [wire.EXEC, *[wire.COMM] * 2, wire.SID, *[wire.UID] * 2, *[wire.EXIT] * 3]

@@ -15,7 +15,7 @@ from procwatchd.kernel.filter import Needs
 from procwatchd.kernel.taskstats import LAST, TaskEnd
 
 FAMILY = 0x1F
-NOTHING = Needs(threads=False, sid=False, ptrace=False, coredump=False, tasks=False)
+NOTHING = Needs(threads=False, ptrace=False, coredump=False, tasks=False)
 
 _INSTRUCTION = struct.Struct("=HBBI")
 _LOADS = {0x20: 4, 0x28: 2, 0x30: 1}
@@ -53,7 +53,7 @@ def passes(needs: Needs, what: int, *union: int) -> bool:
     return run(kernel_filter.events_program(needs), wire.encode_event(what, *union))
 
 
-needs_of_any_kind = st.builds(Needs, *[st.booleans()] * 5)
+needs_of_any_kind = st.builds(Needs, *[st.booleans()] * 4)
 # Ids that are the same now and then.
 tids = st.sampled_from([1, 0x100, 0x10000, 0x1000000, 0xFFFFFFFF])
 
@@ -64,7 +64,7 @@ def is_needed(needs: Needs, what: int, words: list[int]) -> bool:
         return needs.threads or words[2] == words[3]
     if what in (wire.EXIT, wire.COMM):
         return needs.threads or words[0] == words[1]
-    wanted = {wire.SID: needs.sid, wire.PTRACE: needs.ptrace, wire.COREDUMP: needs.coredump}
+    wanted = {wire.PTRACE: needs.ptrace, wire.COREDUMP: needs.coredump}
     return wanted.get(what, True)
 
 

@@ -538,22 +538,22 @@ def with_accounting(world: World, yaml: str) -> FakeAccounting:
 @pytest.mark.parametrize(
     ("yaml", "expected"),
     [
-        ("{}", Needs(threads=False, sid=True, ptrace=True, coredump=True, tasks=False)),
+        ("{}", Needs(threads=False, ptrace=True, coredump=True, tasks=False)),
         (
             "{capture: {events: [exec, exit]}, log: {fields: [exe]}}",
-            Needs(threads=False, sid=False, ptrace=False, coredump=False, tasks=False),
+            Needs(threads=False, ptrace=False, coredump=False, tasks=False),
         ),
         (
             "{capture: {events: [exec, sid]}, log: {fields: [exe]}}",
-            Needs(threads=False, sid=True, ptrace=False, coredump=False, tasks=False),
+            Needs(threads=False, ptrace=False, coredump=False, tasks=False),
         ),
         (
             "{capture: {events: [exit]}, log: {fields: [exe]}, rules: [{name: t, match: {parent.tty: pts/1}}]}",
-            Needs(threads=False, sid=True, ptrace=False, coredump=False, tasks=False),
+            Needs(threads=False, ptrace=False, coredump=False, tasks=False),
         ),
         (
             "{capture: {events: [exit]}, log: {fields: [exe]}, rules: [{name: t, match: {io-read-bytes|gt: 5}}]}",
-            Needs(threads=False, sid=False, ptrace=False, coredump=False, tasks=True),
+            Needs(threads=False, ptrace=False, coredump=False, tasks=True),
         ),
         ("{capture: {events: all, threads: on}}", Needs()),
     ],
