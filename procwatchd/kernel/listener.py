@@ -22,7 +22,9 @@ from procwatchd.kernel.priority import run_in_real_time
 from procwatchd.kernel.queue import Batch, BatchQueue
 from procwatchd.kernel.recorder import NO_RECORDINGS, Recorder, Recordings
 
+# How long what comes is let gather; longer where all is recorded, and nothing waits for the next batch to be believed.
 GATHER_SECONDS = 0.02
+RECORDED_GATHER_SECONDS = 0.04
 # With a small buffer (the kernel gives it to whoever may not have more) there is no room to let much gather.
 SMALL_BUFFER_BYTES = 4 << 20
 SMALL_GATHER_SECONDS = 0.001
@@ -71,7 +73,8 @@ class Listener:
         self._execs_lost = 0
         self._signals_lost = 0
         small = connector.receive_buffer_bytes < SMALL_BUFFER_BYTES
-        self._gather_seconds = SMALL_GATHER_SECONDS if small else GATHER_SECONDS
+        usual = GATHER_SECONDS if recorder is None else RECORDED_GATHER_SECONDS
+        self._gather_seconds = SMALL_GATHER_SECONDS if small else usual
         self._crowd = select.poll()
         if recorder is not None:
             self._crowd.register(recorder, select.POLLIN)
