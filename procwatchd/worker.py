@@ -34,7 +34,7 @@ from procwatchd.kernel.queue import Batch, BatchQueue
 from procwatchd.kernel.wire import RawEvent
 from procwatchd.ledger import Ledger
 from procwatchd.losses import Losses
-from procwatchd.process.ends import WAITING_NS, Ends
+from procwatchd.process.ends import Ends
 from procwatchd.process.enrich import Outcome, close, sent_by_execs
 from procwatchd.process.hand import Hand
 from procwatchd.process.kills import Kills
@@ -45,6 +45,7 @@ from procwatchd.process.records import RecordMaker
 from procwatchd.process.resync import Resync
 from procwatchd.process.table import Table
 from procwatchd.process.users import Users
+from procwatchd.process.waiting import WAITING_NS
 from procwatchd.rules.ruleset import RuleSet
 
 IDLE_SECONDS = 10.0

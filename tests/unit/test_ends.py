@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from procwatchd.kernel.taskstats import FORKED_ONLY, LAST, SIGNALED, TaskEnd
-from procwatchd.process import ends as ends_module
+from procwatchd.process import waiting as waiting_module
 from procwatchd.process.ends import CONNECTOR, TASKSTATS, End, Ends
 from procwatchd.process.model import Process
 from procwatchd.process.others import LIVES_LIMIT
@@ -477,7 +477,7 @@ def test_unclaimed_are_last_records_from_before_a_time(ends: Ends) -> None:
 
 
 def test_what_was_taken_is_not_given_up(table: Table, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ends_module, "WAITING_LIMIT", 2)
+    monkeypatch.setattr(waiting_module, "WAITING_LIMIT", 2)
     ends.records.add([record(99)], at(200))  # one that waits
     for _ in range(5):
         add_threads(table, 11)
@@ -494,7 +494,7 @@ def test_what_was_taken_is_not_given_up(table: Table, ends: Ends, monkeypatch: p
 
 
 def test_waiting_records_are_limited(table: Table, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ends_module, "WAITING_LIMIT", 2)
+    monkeypatch.setattr(waiting_module, "WAITING_LIMIT", 2)
     process = add_threads(table)
     ends.records.add([record(tid) for tid in (10, 50, 51)], at(200))
     assert (len(ends.records), ends.records.given_up) == (2, 1)
@@ -752,7 +752,7 @@ def test_what_threads_leave_takes_no_room(table: Table, told_late: Ends) -> None
 
 
 def test_records_of_threads_of_nobody_are_limited(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ends_module, "WAITING_LIMIT", 2)
+    monkeypatch.setattr(waiting_module, "WAITING_LIMIT", 2)
     ends = Ends(ends._table)
     ends.configure(follows_threads=False, has_all_tasks=True, now_ns=at(100))
     ends.records.add([record(tid, tgid=tid - 1, flags=0) for tid in (51, 61, 71)], at(200))
