@@ -18,6 +18,7 @@ SOURCE = Path("procwatchd/kernel/recorder.bpf.c")
 # No path of the machine it was built on is in the object: built twice it is the same.
 CLANG = ("clang", "-target", "bpf", "-O2", "-g", "-Wall", "-fdebug-compilation-dir=.")
 HEADER = "bpf/bpf_helpers.h"
+EMPTY = ("-x", "c", "/dev/null", "-o", "/dev/null")
 # What belongs to the sources beside the package.
 MORE = ("packaging", "etc", "tests")
 MORE_FILES = ("Makefile", "HACKING.md", "NEWS.md", "LICENSE")
@@ -56,9 +57,12 @@ def compile_recorder(target: Path) -> None:
 def _missing() -> str:
     """What of the tools is not there; "" where all are."""
     try:
-        probe = subprocess.run(
-            [*CLANG, "-E", "-include", HEADER, "-x", "c", "/dev/null"], capture_output=True, check=False
-        )
+        if subprocess.run([*CLANG, "-c", *EMPTY], capture_output=True, check=False).returncode:
+            return "clang does not compile for bpf"
+        if subprocess.run(
+            [*CLANG, "-E", "-include", HEADER, *EMPTY], capture_output=True, check=False
+        ).returncode:
+            return f"no {HEADER}, which libbpf-dev has"
     except OSError as error:
         return f"no clang ({error.strerror})"
-    return f"no {HEADER}, which libbpf-dev has" if probe.returncode else ""
+    return ""

@@ -314,6 +314,8 @@ class Daemon:
         try:
             self._worker.configure(config)
         except (KernelError, DeniedError) as error:
+            self._problem = f"configuration not applied, keeping the previous rules: {error}"
+            self._notify(self._status())
             text = f"reload: not applied, keeping the previous one: {error}"
             self._writer.write(self._worker.builder.own("reload", text, WARNING))
             return

@@ -9,6 +9,7 @@ Every event ends in one place of the ledger.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import select
@@ -18,6 +19,7 @@ import traceback
 from collections.abc import Callable
 
 from procwatchd.config import Config
+from procwatchd.errors import KernelError
 from procwatchd.forkwatch import ForkWatch, KernelForks
 from procwatchd.journal.build import EntryBuilder
 from procwatchd.journal.kinds import INFO, WARNING
@@ -152,6 +154,7 @@ class Worker:
         self._acknowledged: int | None = None
         self._forks_acknowledged = 0
         self._failures = 0
+        self._needed = Needs()
         self._budget = Budget()
         self._stopping = False
         self._concluded_ns = 0
@@ -168,29 +171,40 @@ class Worker:
         """Work by this configuration from now on. On the worker's thread, or before it runs."""
         builder = EntryBuilder(self._clock, config.log.fields, config.log.max_argv_bytes)
         wanted = wants(config, builder, config.rules)
-        self._hang_bell(wanted)  # first, as that may fail
+        needed = needs(config, builder, config.rules, has_accounting=self._accounting is not None)
+        # First what the kernel may refuse: then nothing is changed.
+        self._hang_bell(wanted)
+        self._filter(needed)
         self.config = config
         self._rules = config.rules
         self._records.configure(config.capture.events, threads=config.capture.threads)
         self.builder = builder
         self._reader.wants = wanted
-        self._narrow()
+        self._ends.configure(
+            follows_threads=needed.threads, has_all_tasks=needed.tasks, now_ns=time.monotonic_ns()
+        )
+        self.fork_watch.compare_with(self._reader.forks if needed.threads else self._process_forks)
 
-    def _narrow(self) -> None:
-        """Have the kernel reject what nobody needs; what was sent before counts as if it were asked for."""
-        needed = needs(self.config, self.builder, self._rules, has_accounting=self._accounting is not None)
+    def _filter(self, needed: Needs) -> None:
+        """Have the kernel reject what nobody needs, or go on as it did. Raises KernelError."""
+        try:
+            self._attach(needed)
+        except KernelError:
+            with contextlib.suppress(KernelError):
+                self._attach(self._needed)
+            raise
+        self._needed = needed
+        if self._connector is not None:
+            self.ledger.set_filter(is_on=not needed.is_every_event, now_ns=time.monotonic_ns())
+
+    def _attach(self, needed: Needs) -> None:
         # An EXIT that comes has its record: the records are the first that come, and the last that do not.
         if self._accounting is not None and needed.tasks:
             self._accounting.narrow(needed)
         if self._connector is not None:
             self._connector.narrow(needed)
-            self.ledger.set_filter(is_on=not needed.is_every_event, now_ns=time.monotonic_ns())
         if self._accounting is not None:
             self._accounting.narrow(needed)
-        self._ends.configure(
-            follows_threads=needed.threads, has_all_tasks=needed.tasks, now_ns=time.monotonic_ns()
-        )
-        self.fork_watch.compare_with(self._reader.forks if needed.threads else self._process_forks)
 
     def _hang_bell(self, wanted: Wants) -> None:
         """Have a bell where something must be read from /proc in time, and none where all is recorded."""
@@ -297,9 +311,9 @@ class Worker:
             "ANCESTORS_CUT": self.table.chains_cut,
             "HASHES_SKIPPED": self._records.hasher.too_big,
             "READINGS_UNUSED": self._hand.unused,
-            "RECORDER_LOST": self._recorded.missing + self.losses.signals + self.losses.pending,
+            "RECORDER_LOST": self._recorded.missing + self.losses.signals,
             "RECORDINGS_UNUSED": self._recorded.unused,
-            "SIGNALS_FORGOTTEN": self._kills.forgotten,
+            "SIGNALS_FORGOTTEN": self._kills.forgotten + self.losses.pending,
             "RECORDS_UNUSED": self._ends.records.given_up,
             "NAMES_REFUSED": self._users.refused,
             "FAILURES": self._failures,

@@ -75,6 +75,7 @@ class Listener:
         small = connector.receive_buffer_bytes < SMALL_BUFFER_BYTES
         usual = GATHER_SECONDS if recorder is None else RECORDED_GATHER_SECONDS
         self._gather_seconds = SMALL_GATHER_SECONDS if small else usual
+        self._is_crowded = False
         self._crowd = select.poll()
         if recorder is not None:
             self._crowd.register(recorder, select.POLLIN)
@@ -142,8 +143,8 @@ class Listener:
                 self._on_end()
 
     def _gather(self) -> None:
-        """Let more come for a moment; a shorter one where the recorder's ring gets full."""
-        self._crowd.poll(self._gather_seconds * 1000)
+        """Let more come for a moment; a shorter one where a ring of the recorder gets full."""
+        self._is_crowded = bool(self._crowd.poll(self._gather_seconds * 1000))
 
     def _take(self) -> bool:
         """Take what the socket holds, bounded, since under load there is always more; whether there may be more."""
@@ -179,6 +180,9 @@ class Listener:
             # In this order: so what was recorded before a loss that shows here is here, too.
             lost = (recorder.lost_execs, recorder.lost_signals, recorder.lost_pending)
             recordings = self._limited(recorder.drain())
+            if self._is_crowded:
+                # What was told once goes on to be told until somebody looks while there is nothing.
+                self._is_crowded = bool(self._crowd.poll(0))
         if not (any(received) or records or any(recordings) or is_final):
             return
         batch = Batch(

@@ -42,6 +42,7 @@ typedef __u32 __wsum;
 #define BPF_RB_NO_WAKEUP 1
 #define BPF_RB_FORCE_WAKEUP 2
 #define BPF_RB_AVAIL_DATA 0
+#define BPF_RB_RING_SIZE 1
 
 // Limits. Of longer arguments the head and the tail are taken; of longer paths, which no call could take either, nothing
 // but that they are longer.
@@ -299,10 +300,10 @@ struct {
     __uint(max_entries, 1 << 20);
 } execs SEC(".maps");
 
-// Those that end a process; and those that are blocked, of which anybody can make as many as they like.
+// Those that end a process; and those that may not, of which anybody can make as many as they like.
 struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
-    __uint(max_entries, 1 << 16);
+    __uint(max_entries, 1 << 18);
 } signals SEC(".maps");
 
 struct {
@@ -338,10 +339,15 @@ struct {
     __u64 process_forks;
 } counts;
 
-// Set by whoever loads this: how much may be in the ring of execs before somebody is woken for it.
-const volatile __u64 crowded_bytes = 1 << 20;
-
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+// Who drains a ring is woken by the event, but lets that wait a moment for others: not where the ring is half full.
+static __always_inline __u64 wake_for(void *ring)
+{
+    __u64 size = bpf_ringbuf_query(ring, BPF_RB_RING_SIZE);
+
+    return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > size / 2 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
 
 static __always_inline struct scratch *scratch_of(__u32 copy)
 {
@@ -565,7 +571,6 @@ static __always_inline int record_exec(struct task_struct *task, struct linux_bi
     struct exec_record *record;
     const struct path *path;
     __u32 data_bytes;
-    __u64 wake;
     long size;
 
     if (!scratch || !take_exec(task))
@@ -587,9 +592,7 @@ static __always_inline int record_exec(struct task_struct *task, struct linux_bi
     record->cwd = walk_path(scratch, &copy, path, CWD_DELETED, CWD_CUT);
     record->cgroup = walk_cgroup(scratch, &copy, task);
     data_bytes = take_argv(scratch, mm) & (DATA_BYTES - 1);
-    // Who drains it is woken by the EXEC, but lets that wait a moment for others.
-    wake = bpf_ringbuf_query(&execs, BPF_RB_AVAIL_DATA) > crowded_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
-    if (bpf_ringbuf_output(&execs, record, sizeof(*record) + data_bytes, wake))
+    if (bpf_ringbuf_output(&execs, record, sizeof(*record) + data_bytes, wake_for(&execs)))
         __sync_fetch_and_add(&counts.lost_execs, 1);
     return 0;
 }
@@ -647,10 +650,11 @@ static __always_inline void *handler_of(struct task_struct *task, int signal)
 static __always_inline void send(struct signal_record *record)
 {
     record->ns = bpf_ktime_get_ns();
-    if (record->flags & BLOCKED) {
+    // Who is traced need not die of it, but of SIGKILL.
+    if (record->flags & BLOCKED || (record->flags & TRACED && record->signal != SIGKILL)) {
         if (bpf_ringbuf_output(&pending, record, sizeof(*record), BPF_RB_NO_WAKEUP))
             __sync_fetch_and_add(&counts.lost_pending, 1);
-    } else if (bpf_ringbuf_output(&signals, record, sizeof(*record), BPF_RB_NO_WAKEUP)) {
+    } else if (bpf_ringbuf_output(&signals, record, sizeof(*record), wake_for(&signals))) {
         __sync_fetch_and_add(&counts.lost_signals, 1);
     }
 }

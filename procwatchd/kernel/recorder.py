@@ -6,8 +6,7 @@ Facts:
 - What an exec made is in its ring before the EXEC arrives, a signal before the EXIT of whom it ends [recorder.bpf.c].
 - The pages of a ring are mapped twice, and count as ours. What others write there is bounded by its size.
 
-Nobody is woken for what is in the rings, as the events that belong to it do that; but where the ring of execs is half
-full.
+Nobody is woken for what is in the rings, as the events that belong to it do that; but where a ring is half full.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,7 +37,7 @@ TAKEN = 1 << 16
 
 
 class Recordings(NamedTuple):
-    """What was recorded since the last time: items for recording.decode_exec and decode_signal, in order."""
+    """What was recorded since the last time: items for recording.decode_exec, in order, and for decode_signal."""
 
     execs: list[bytes]
     signals: list[bytes]
@@ -86,17 +84,13 @@ class Recorder:
     def drain(self) -> Recordings:
         """What the rings have. Never waits."""
         self._consume()
-        signals = self._signals.copy()
-        if self._pending:
-            signals = sorted(signals + self._pending, key=_when)
-            self._pending.clear()
-        taken = Recordings(self._execs.copy(), signals)
-        self._execs.clear()
-        self._signals.clear()
+        taken = Recordings(self._execs.copy(), self._signals + self._pending)
+        for items in (self._execs, self._signals, self._pending):
+            items.clear()
         return taken
 
     def fileno(self) -> int:
-        """A descriptor that can be read where the ring of execs gets full."""
+        """A descriptor that can be read where a ring gets full, until it is looked at with the rings empty."""
         return self._object.rings_fileno()
 
     @property
@@ -132,10 +126,6 @@ def _gather(items: list[bytes]) -> Callable[[bytes], bool]:
         return len(items) < TAKEN
 
     return read
-
-
-def _when(item: bytes) -> int:
-    return int.from_bytes(item[:8], sys.byteorder)
 
 
 def is_64_bit(machine: str) -> bool:

@@ -65,8 +65,11 @@ class Kills:
 
     def add(self, items: list[bytes]) -> None:
         """Keep what the recorder gave, until events from then are come to."""
-        waiting = self._waiting
-        waiting += [recording for recording in map(decode_signal, items) if recording is not None]
+        new = [recording for recording in map(decode_signal, items) if recording is not None]
+        if not new:
+            return
+        # They come by two ways, so that one from before the last may come after it.
+        waiting = self._waiting = deque(sorted([*self._waiting, *new], key=_when))
         while len(waiting) > WAITING_LIMIT:
             self.come_to(waiting[0].ns)
 
@@ -144,6 +147,10 @@ class Kills:
             sender = self._table.stranger(recording.sender_tgid)
         exe, host_mounts = sender.image.exe, sender.context.host_mounts
         return Killer(sender.pid, recording.sender_comm, exe, recording.sender_uid, host_mounts)
+
+
+def _when(recording: SignalRecording) -> int:
+    return recording.ns
 
 
 def _may_be_another(before: _Signal | None, recording: SignalRecording, killer: Killer | None) -> bool:

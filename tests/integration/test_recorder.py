@@ -433,6 +433,26 @@ def test_a_killer_that_lives_as_long_as_it_takes(everything: RunningDaemon, targ
         }
 
 
+def test_whoever_kills_many_at_once_is_named_by_all(everything: RunningDaemon) -> None:
+    """As a service manager does that stops a unit."""
+    code = """
+import os, signal
+children = []
+for _ in range(2000):
+    if not (pid := os.fork()):
+        signal.pause()
+    children.append(pid)
+for pid in children:
+    os.kill(pid, signal.SIGTERM)
+for pid in children:
+    os.waitpid(pid, 0)
+"""
+    with Actor(*PYTHON, code) as actor:
+        assert actor.end() == 0
+    killed = everything.wait_entries(of("exit", ppid=actor.pid), 2000)
+    assert {get(entry, "KILLER_PID") for entry in killed} == {str(actor.pid)}
+
+
 def test_a_killer_of_another_user(everything: RunningDaemon, target: str) -> None:
     with Actor(*AS_NOBODY, target, "wait") as actor:
         actor.reached()

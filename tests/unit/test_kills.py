@@ -47,7 +47,7 @@ def item(
     return ITEM.pack(ns, *starts, kind, number, *who, flags, comm if sender else b"", 0)
 
 
-def victim(tid: int = TARGET, ns: int = 0) -> bytes:
+def victim(tid: int = TARGET, ns: int = 100 * NS_PER_TICK + 6_000_000) -> bytes:
     """The OOM killer's mark."""
     return ITEM.pack(ns, 0, 0, OOM_VICTIM, 0, 0, tid, 0, 0, 0, b"", 0)
 
@@ -253,7 +253,7 @@ def test_whoever_ended_by_another_signal_was_not_killed_by_it(scene: Scene) -> N
         [item(ANN, SIGKILL), victim()],
         [item(KERNEL, SIGTERM), victim()],
         [item(KERNEL, SIGKILL), victim(43)],
-        [victim(), item(KERNEL, SIGKILL)],
+        [victim(ns=at(100)), item(KERNEL, SIGKILL)],
         [item(KERNEL, SIGKILL, start=90), victim()],
     ],
     ids=["no signal", "another's", "another signal", "another task", "before it", "an earlier life"],
@@ -345,6 +345,14 @@ def test_those_remembered_have_a_limit(scene: Scene, monkeypatch: pytest.MonkeyP
     assert scene.end() == (None, False)
     assert pid_of(scene.killer(item(ANN))) == ANN
     assert scene.kills.forgotten == 2
+
+
+def test_what_comes_later_from_before_is_in_its_place(scene: Scene) -> None:
+    """There are two ways, and one is looked at before the other."""
+    scene.kills.add([item(BOB, SIGUSR1, BLOCKED | TO_GROUP, target=77, ns=at(105))])
+    scene.kills.add([item(ANN, ns=at(103))])
+    scene.kills.come_to(at(104))
+    assert pid_of(scene.end()[0]) == ANN
 
 
 def test_those_that_wait_have_a_limit(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
