@@ -62,7 +62,7 @@ def test_records_that_nobody_needs_do_not_come(steps: str) -> None:
 
 
 def test_events_that_nobody_needs_do_not_come(steps: str) -> None:
-    def whats(*way: str) -> list[int]:
+    def types_of(*way: str) -> list[int]:
         """The types of the events of such a process, but for its fork."""
         with Actor(steps, *way) as actor:
             actor.end()
@@ -77,9 +77,9 @@ def test_events_that_nobody_needs_do_not_come(steps: str) -> None:
         connector.narrow(NEEDED)
         connector.subscribe()
         # All threads change the user; each is told of.
-        assert whats(*way) == [wire.EXEC, wire.SID, wire.COMM, wire.UID, wire.UID, wire.EXIT]
+        assert types_of(*way) == [wire.EXEC, wire.SID, wire.COMM, wire.UID, wire.UID, wire.EXIT]
         connector.narrow(Needs())
-        assert sorted(whats(*way)) == sorted(
+        assert sorted(types_of(*way)) == sorted(
             [wire.EXEC, *[wire.COMM] * 2, wire.SID, *[wire.UID] * 2, *[wire.EXIT] * 3]
         )
         assert connector.kernel_drops() == 0
