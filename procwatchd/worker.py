@@ -155,7 +155,8 @@ class Worker:
         self._forks_acknowledged = 0
         self._failures = 0
         self._needed = Needs()
-        self._budget = Budget()
+        # The thread's own, once it runs: whoever else does its work goes on as they are.
+        self._budget: Budget | None = None
         self._stopping = False
         self._concluded_ns = 0
         self._next_second = 0.0
@@ -219,7 +220,8 @@ class Worker:
             hand.bell = None
 
     def _keep_budget(self) -> None:
-        self._budget.keep(is_racing=self._hand.bell is not None)
+        if self._budget is not None:
+            self._budget.keep(is_racing=self._hand.bell is not None)
 
     def close(self) -> None:
         """Close what it opened; after the end of the thread."""
@@ -321,6 +323,7 @@ class Worker:
         return {name: value for name, value in terms.items() if value is not None}
 
     def _run(self) -> None:
+        self._budget = Budget()
         try:
             while self._turn():
                 self._keep_budget()
