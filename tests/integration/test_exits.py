@@ -61,8 +61,11 @@ def has_accounting(daemon: RunningDaemon) -> bool:
     return bool(daemon.accounting != "off")  # type: ignore[attr-defined]
 
 
-def check_end(daemon: RunningDaemon, ended: str, status: int) -> Entry:
-    """The one exit entry of a process, by its PROCESS_ID, says what its parent was told."""
+def check_end(daemon: RunningDaemon, ended: str, status: int, *, is_race: bool = False) -> Entry:
+    """The one exit entry of a process, by its PROCESS_ID, says what its parent was told.
+
+    Where threads ended at the same time, `is_race`, it may say that this is not certain.
+    """
     entry = daemon.wait_entry(of("exit", process_id=ended))
     expected: tuple[str | None, str | None]
     if os.WIFSIGNALED(status):
@@ -71,7 +74,10 @@ def check_end(daemon: RunningDaemon, ended: str, status: int) -> Entry:
         expected = (str(os.WEXITSTATUS(status)), None)
     assert (field(entry, "EXIT_CODE"), field(entry, "EXIT_SIGNAL")) == expected
     assert (field(entry, "CORE_DUMPED") == "1") == os.WCOREDUMP(status)
-    assert field(entry, "EXIT_SOURCE") == ("taskstats" if has_accounting(daemon) else "connector")
+    source = field(entry, "EXIT_SOURCE")
+    assert source == ("taskstats" if has_accounting(daemon) else "connector") or (
+        is_race and source == "connector"
+    )
     assert (field(entry, "MEMORY_PEAK") is not None) == has_accounting(daemon)
     assert field(entry, "DURATION_USEC") is not None
     return entry
@@ -151,7 +157,7 @@ def test_a_thread_that_ends_by_itself_does_not_say_how_its_process_ends(
             ended = process_id(actor.pid)
             statuses[ended] = actor.end()
     for ended, status in statuses.items():
-        check_end(daemon, ended, status)
+        check_end(daemon, ended, status, is_race=True)
 
 
 def test_what_a_process_took(daemon: RunningDaemon, steps: str, tmp_path: Path) -> None:
