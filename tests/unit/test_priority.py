@@ -58,8 +58,3 @@ def test_the_end_of_the_race_is_the_end_of_real_time() -> None:
     thread.work(0)
     assert thread.work(1, is_racing=False) == [RR, OTHER]
     assert thread.work(1, is_racing=False) == [RR, OTHER]
-
-
-def test_no_other_test_left_us_in_real_time() -> None:
-    """Whoever works without a thread of their own goes on as they are; whoever they start would be, too."""
-    assert os.sched_getscheduler(0) == OTHER

@@ -360,3 +360,11 @@ def test_recordings_that_are_no_recordings_cost_nothing(world: RecordedWorld) ->
     world.worker.conclude()
     assert world.writer.entries == []
     assert world.worker.more_terms(None)["FAILURES"] == 0
+
+
+def test_who_works_without_its_thread_goes_on_as_they_are(world: RecordedWorld) -> None:
+    """Though there is a bell to race for: real time would be everybody's whom they start, too."""
+    world.start("{capture: {hash: sha256}}")
+    assert world.bells
+    world.record((FORK, 1, 1, PID, PID), (EXEC, PID, PID), execs=(recorded(),))
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
