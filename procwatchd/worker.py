@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The worker: the way of an event from the queue to its entry.
 
-Two phases. At once, when the bell rings: read /proc for the EXEC, which races against the process's end; where execs are
-recorded there is no such race, and no bell. Then, event by event in the order of arrival: the table, the rules, the
+Two phases. At once, when the bell rings: read /proc for the EXEC, which races against the process's end; where execs
+are recorded there is no such race, and no bell. Then, event by event in the order of arrival: the table, the rules, the
 entry. A batch comes to that when the next one is there, or none was for a moment, where the next events can say what
 its readings were worth; one waking serves many events. Every event ends in one place of the ledger.
 """
