@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from procwatchd.errors import DeniedError, KernelError
 from procwatchd.kernel import cpus
 from procwatchd.kernel.libbpf import BpfObject
 
-OBJECT = os.path.join(os.path.dirname(__file__), "recorder.bpf.o")
+OBJECT = os.path.join(os.path.dirname(__file__), f"recorder.{sys.byteorder}.bpf.o")
 BTF = "/sys/kernel/btf/vmlinux"
 LOCKDOWN = "/sys/kernel/security/lockdown"
 
