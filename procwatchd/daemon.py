@@ -39,12 +39,15 @@ from procwatchd.kernel.clock import Clock
 from procwatchd.kernel.connector import Connector
 from procwatchd.kernel.heartbeat import Blindness
 from procwatchd.kernel.listener import Listener
+from procwatchd.kernel.marks import Marks
 from procwatchd.kernel.priority import may_run_in_real_time
 from procwatchd.kernel.queue import BatchQueue
-from procwatchd.kernel.recorder import Recorder
+from procwatchd.kernel.recorder import Recorder, identity
 from procwatchd.metrics import metrics_text
+from procwatchd.process.procfs import may_read_environment
 from procwatchd.process.users import Users
 from procwatchd.runtime import RuntimeDirectory
+from procwatchd.store import Store
 from procwatchd.worker import Worker
 
 STATISTICS_SECONDS = 600.0
@@ -53,6 +56,9 @@ CHECK_SECONDS = 60.0
 TURN_SECONDS = 15.0
 DRAIN_SECONDS = 10.0
 DESCRIPTORS = 65536
+
+# What is kept over a restart. The marks have their layout in their name.
+CONNECTOR, ACCOUNTING, MARKS, STATE = "proc-connector", "taskstats", "marks-1", "state"
 
 _WAKE = signal.SIGUSR2
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, _WAKE}
@@ -113,11 +119,15 @@ class Daemon:
         self._directory = directory
         self._clock = Clock()
         self._users = Users()
+        self._store = store = Store()
+        kept = store.take(CONNECTOR)
+        # All else that is kept belongs to what the socket holds.
+        self._marks = marks = Marks(store.take(MARKS) if kept is not None else None)
         # First of all: where another program listens, events come from the moment that there is a socket.
-        self._recorder, self._no_recorder = _open_recorder(config)
-        self._connector = Connector(config.capture.receive_buffer_bytes)
+        self._recorder, self._no_recorder = _open_recorder(config, store, marks)
+        self._connector = Connector(config.capture.receive_buffer_bytes, kept=kept, marks=marks)
         self._batches = BatchQueue()
-        self._accounting, self._no_accounting = _open_accounting(config)
+        self._accounting, self._no_accounting = _open_accounting(config, store, marks)
         self._listener = Listener(self._connector, self._batches, self._accounting, self._recorder)
         self._writer = _open_writer(options.output, self._boot_id)
         self._worker = Worker(
@@ -130,6 +140,8 @@ class Daemon:
             is_recording=self._recorder is not None,
             connector=self._connector,
             accounting=self._accounting,
+            marks=marks,
+            state=store.take_memory(STATE) if kept is not None else None,
             process_forks=self._process_forks,
             want_acks=self._want_acks,
             on_danger=self._listener.doubt,
@@ -165,12 +177,15 @@ class Daemon:
     def _start(self) -> None:
         self._users.start()
         self._worker.fork_watch.begin()
-        while self._accounting is not None and self._accounting.receive():
-            pass  # of tasks whose EXIT was before
+        if self._accounting is not None and not self._accounting.is_kept:
+            while self._accounting.receive():
+                pass  # of tasks whose EXIT was before
         early = self._connector.subscribe()
         self._listening_since_usec = time.monotonic_ns() // 1000
+        self._keep()
         self._listener.start(early, self._wake, self._notice)
-        self._worker.scan()
+        if not self._worker.is_restored:
+            self._worker.scan()
         # What start-up made lives for ever, and what an event makes is in no cycle: the collector, there for
         # the odd exception, need not look at either again and again.
         gc.collect()
@@ -181,6 +196,17 @@ class Daemon:
         # The first comparison of the forks: from here on they are counted together.
         self._after_acks(self._check)
         self._notify("READY=1", self._status())
+
+    def _keep(self) -> None:
+        """Have the service manager keep what the next one needs, should it start us again."""
+        self._store.drop_rest()
+        self._store.keep(MARKS, self._marks.fd)
+        self._store.keep(CONNECTOR, self._connector.fileno())
+        if self._accounting is not None:
+            self._store.keep(ACCOUNTING, self._accounting.fileno())
+        if self._recorder is not None:
+            for name, fd in self._recorder.fds.items():
+                self._store.keep(_recorder_prefix() + name, fd)
 
     def _write_start(self) -> None:
         worker, connector = self._worker, self._connector
@@ -196,9 +222,15 @@ class Daemon:
             text += f"; arguments by /proc alone: {self._no_recorder}"
             if not may_run_in_real_time():
                 text += ", and not in real time (LimitRTPRIO=1 or CAP_SYS_NICE is missing), so that more are missed"
+        if self._config.capture.environment and not may_read_environment():
+            priority = WARNING
+            text += "; of others' processes no environment can be read (CAP_DAC_READ_SEARCH is missing)"
         if self._no_accounting:
             text += f"; ends only as far as the connector tells of them: {self._no_accounting}"
         since_usec = self._directory.last_listened_usec(self._boot_id)
+        if self._connector.is_kept:
+            since_usec = None  # the kernel went on to tell
+            text += f"; kept over the restart: {', '.join(self._kept())}"
         until_usec = None if since_usec is None else self._listening_since_usec
         if since_usec is not None:
             text += (
@@ -214,8 +246,19 @@ class Daemon:
                 version=__version__,
                 processes=len(worker.table),
                 receive_buffer=connector.receive_buffer_bytes,
+                kept=" ".join(self._kept()) or None,
             )
         )
+
+    def _kept(self) -> list[str]:
+        """What was kept for us."""
+        kept = {
+            "connector": self._connector.is_kept,
+            "accounting": self._accounting is not None and self._accounting.is_kept,
+            "recorder": self._recorder is not None and self._recorder.is_kept,
+            "table": self._worker.is_restored,
+        }
+        return [name for name, is_kept in kept.items() if is_kept]
 
     def _serve(self) -> bool:
         """One turn of the main thread; False when it is time to stop."""
@@ -341,10 +384,14 @@ class Daemon:
         self._writer.wait(DRAIN_SECONDS)
         self._writer.close()
         self._users.close()
-        self._connector.close()
+        stays = self._store.is_there
+        if stays:
+            self._store.keep_memory(STATE, self._worker.state())
+            self._store.settle()
+        self._connector.close(stays=stays)
         self._worker.close()
         if self._accounting is not None:
-            self._accounting.close()
+            self._accounting.close(stays=stays)
         if self._recorder is not None:
             self._recorder.close()
         self._batches.close()
@@ -395,28 +442,34 @@ def _raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
 
 
-def _open_accounting(config: Config) -> tuple[Accounting | None, str]:
+def _open_accounting(config: Config, store: Store, marks: Marks) -> tuple[Accounting | None, str]:
     """What tells of ends, as the configuration asks for; or why there is none. Raises where there must be one."""
     if config.capture.accounting == "off":
         return None, "capture.accounting is off"
     try:
-        return Accounting(config.capture.receive_buffer_bytes), ""
+        kept = store.take(ACCOUNTING)
+        return Accounting(config.capture.receive_buffer_bytes, kept=kept, marks=marks), ""
     except (KernelError, DeniedError) as error:
         if config.capture.accounting == "on":
             raise
         return None, str(error)
 
 
-def _open_recorder(config: Config) -> tuple[Recorder | None, str]:
+def _open_recorder(config: Config, store: Store, marks: Marks) -> tuple[Recorder | None, str]:
     """The same for what records execs."""
     if config.capture.arguments == "proc":
         return None, "capture.arguments is proc"
     try:
-        return Recorder(), ""
+        return Recorder(kept=store.take_all(_recorder_prefix()), marks=marks), ""
     except (KernelError, DeniedError) as error:
         if config.capture.arguments == "recorder":
             raise
         return None, str(error)
+
+
+def _recorder_prefix() -> str:
+    """What the names of the recorder's descriptors begin with."""
+    return f"recorder-{identity()}-"
 
 
 def _describe(config: Config) -> str:

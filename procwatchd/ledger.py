@@ -40,16 +40,21 @@ class Ledger:
     lost_kernel: int = 0
     lost_kernel_uncounted: int = 0  # shown by the numbers alone
     lost_queue: int = 0
+    lost_in_hand: int = 0  # by whoever ran before us and was killed; in no number of ours
     filtered: int = 0
     forks: int = 0  # worked off, of processes and threads
-    _sequences: Sequences = field(default_factory=Sequences)
-    # Since when nothing is rejected; None while something may be.
+    sequences: Sequences = field(default_factory=Sequences)
+    # Since when nothing is rejected; None while something may be, or may have been by whoever had the socket before.
     _unfiltered_since_ns: int | None = 0
 
     def see(self, events: list[RawEvent]) -> list[Gap]:
         """Take in what was decoded, in order; gives what is missing between."""
         self.decoded += len(events)
-        return self._sequences.follow(events)
+        return self.sequences.follow(events)
+
+    def is_taken_over(self) -> None:
+        """What comes first was sent to whoever ran before us: who knows what was rejected of that."""
+        self._unfiltered_since_ns = None
 
     def set_filter(self, *, is_on: bool, now_ns: int) -> None:
         """Whether the kernel rejects anything from now on."""
@@ -88,7 +93,7 @@ class Ledger:
 
     @property
     def _shown(self) -> int:
-        return self._sequences.missing - self.malformed - self.odd
+        return self.sequences.missing - self.malformed - self.odd
 
     def terms(self, *, logged: int, unwritten: int, pending: int, waiting: int = 0) -> dict[str, int]:
         """The terms of the three equations; `pending` is what is neither sorted nor written yet.
@@ -98,10 +103,10 @@ class Ledger:
         malformed = self.malformed + self.odd
         unwritten += self.failed
         return {
-            "PRODUCED": self._sequences.produced + self.foreign + self.unlocated,
+            "PRODUCED": self.sequences.produced + self.foreign + self.unlocated + self.lost_in_hand,
             "RECEIVED": self.decoded + malformed + self.foreign,
             "FILTERED": self.filtered,
-            "LOST": self.lost,
+            "LOST": self.lost + self.lost_in_hand,
             "MALFORMED": malformed,
             "FOREIGN": self.foreign,
             "UNNEEDED": self.unneeded - waiting,

@@ -18,6 +18,7 @@ from procwatchd.journal.message import duration, or_unknown
 from procwatchd.journal.writer import Loss
 from procwatchd.kernel.cpus import format_cpus
 from procwatchd.kernel.heartbeat import Blindness
+from procwatchd.kernel.marks import Marks
 from procwatchd.kernel.queue import Batch
 from procwatchd.kernel.sequence import Gap
 from procwatchd.ledger import Ledger
@@ -45,8 +46,11 @@ class _Lost:
     kernel: int = 0
     uncounted: int = 0
     queue: int = 0
+    in_hand: int = 0
     records: int = 0
-    recordings: int = 0
+    record_drops: int = 0
+    execs: int = 0
+    signals: int = 0
     since_ns: int = 0
     until_ns: int = 0
     records_since_ns: int = 0
@@ -61,7 +65,8 @@ class _Lost:
     @property
     def is_any(self) -> bool:
         """Whether anything was lost."""
-        return bool(self.kernel or self.uncounted or self.queue or self.records or self.recordings)
+        events = self.kernel or self.uncounted or self.queue or self.in_hand
+        return bool(events or self.records or self.execs or self.signals)
 
     def noted(self, since_ns: int, until_ns: int) -> None:
         """It was noted between these times; where it is not located, that is all there is to say."""
@@ -84,8 +89,9 @@ class Losses:
 
     `is_blind` says whether the kernel tells nothing now; `blindnesses` and `resyncs` are how many there were, `records`
     how many records of ended tasks had no room, `execs`, `signals` and `pending` how many recordings of these.
-    `want_acks` asks for an ACK of each CPU, which shows where a loss was; it does not wait. `on_lost_signals` is called
-    where the last signal to a process may be one that was lost.
+    `told` is how many events were told to be lost that had been received. `want_acks` asks for an ACK of each CPU,
+    which shows where a loss was; it does not wait. `on_lost_signals` is called where the last signal to a process may
+    be one that was lost. What is told is noted in `marks`.
     """
 
     def __init__(
@@ -97,7 +103,9 @@ class Losses:
         own: Own,
         want_acks: Callable[[], None],
         on_lost_signals: Callable[[], None],
+        marks: Marks,
     ) -> None:
+        self.told = 0
         self.records = 0
         self.execs = 0
         self.signals = 0
@@ -113,11 +121,20 @@ class Losses:
         self._own = own
         self._want_acks = want_acks
         self._on_lost_signals = on_lost_signals
+        self._marks = marks
+        self._pending_told = 0
+        self._in_hand_usec = (0, 0)
         self._lost = _Lost()
         self._acks_wanted = False
         self._last_batch_ns = time.monotonic_ns()
         self._strange_acks = 0
         self._next_strange = 0.0
+
+    def note_in_hand(self) -> None:
+        """Whoever had the socket before us was killed: what that one had in hand is lost."""
+        words = self._marks.words
+        self._ledger.lost_in_hand = self._lost.in_hand = self._marks.in_hand
+        self._in_hand_usec = (words[Marks.SETTLED_NS] // 1000, words[Marks.RECEIVED_NS] // 1000)
 
     def note(self, batch: Batch, gaps: list[Gap]) -> None:
         """Take what a batch tells of losses into the account."""
@@ -141,6 +158,7 @@ class Losses:
         new_records = (batch.records_lost - self.records) & 0xFFFFFFFF
         if new_records:
             lost.records += new_records
+            lost.record_drops += new_records
             lost.records_since_ns = lost.records_since_ns or self._last_batch_ns
             lost.records_until_ns = now_ns
             self.records += new_records
@@ -186,7 +204,8 @@ class Losses:
         lost = self._lost
         self.execs += new_execs
         self.signals += new_signals
-        lost.recordings += new_execs + new_signals
+        lost.execs += new_execs
+        lost.signals += new_signals
         lost.recordings_since_ns = lost.recordings_since_ns or self._last_batch_ns
         lost.recordings_until_ns = batch.received_ns
 
@@ -241,6 +260,9 @@ class Losses:
         until_usec = (lost.until_ns or lost.noted_until_ns) // 1000
         cpus = format_cpus(lost.cpus) or None
         where = f" of CPU {cpus}" if cpus else ""
+        if lost.in_hand:
+            text = f"{lost.in_hand} events that procwatchd had in hand as it ended, and could not write"
+            self._write(text, "restart", lost.in_hand, *self._in_hand_usec)
         for name, count, why in (
             ("kernel", lost.kernel, "the kernel's socket buffer was full"),
             ("kernel", lost.uncounted, "the kernel had no memory for them"),
@@ -254,10 +276,23 @@ class Losses:
             text = f"{lost.records} records of ended tasks; their exits say less"
             span_usec = (lost.records_since_ns // 1000, lost.records_until_ns // 1000)
             self._write(text, "accounting", lost.records, *span_usec)
-        if lost.recordings:
-            text = f"{lost.recordings} recordings of execs or signals; arguments or senders may be missing"
+        recordings = lost.execs + lost.signals
+        if recordings:
+            text = f"{recordings} recordings of execs or signals; arguments or senders may be missing"
             span_usec = (lost.recordings_since_ns // 1000, lost.recordings_until_ns // 1000)
-            self._write(text, "recorder", lost.recordings, *span_usec)
+            self._write(text, "recorder", recordings, *span_usec)
+        self._mark_told(lost)
+
+    def _mark_told(self, lost: _Lost) -> None:
+        """Note what need not be told again by whoever comes after us."""
+        words = self._marks.words
+        self.told += lost.queue + lost.in_hand
+        words[Marks.DROPS] += lost.kernel
+        words[Marks.RECORD_DROPS] += lost.record_drops
+        words[Marks.EXECS_LOST] += lost.execs
+        words[Marks.SIGNALS_LOST] += lost.signals
+        words[Marks.PENDING_LOST] += self.pending - self._pending_told
+        self._pending_told = self.pending
 
     def _write(
         self, text: str, where: str, count: int, since_usec: int, until_usec: int, cpus: str | None = None

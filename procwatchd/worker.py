@@ -28,9 +28,11 @@ from procwatchd.kernel import taskstats, wire
 from procwatchd.kernel.accounting import Accounting
 from procwatchd.kernel.bell import Bell
 from procwatchd.kernel.clock import Clock
-from procwatchd.kernel.connector import Connector, may_lower
+from procwatchd.kernel.connector import Connector, find_ack, may_lower
 from procwatchd.kernel.filter import Needs
 from procwatchd.kernel.heartbeat import Blindness
+from procwatchd.kernel.listener import GATHER_SECONDS
+from procwatchd.kernel.marks import Marks
 from procwatchd.kernel.priority import Budget
 from procwatchd.kernel.queue import Batch, BatchQueue
 from procwatchd.kernel.wire import RawEvent
@@ -49,6 +51,7 @@ from procwatchd.process.table import Table
 from procwatchd.process.users import Users
 from procwatchd.process.waiting import WAITING_NS
 from procwatchd.rules.ruleset import RuleSet
+from procwatchd.state import pack, unpack
 
 IDLE_SECONDS = 10.0
 
@@ -115,6 +118,8 @@ class Worker:
         is_recording: bool = False,
         connector: Connector | None = None,
         accounting: Accounting | None = None,
+        marks: Marks | None = None,
+        state: bytes | None = None,
         process_forks: Callable[[], int | None] = lambda: None,
         want_acks: Callable[[], None] = lambda: None,
         on_danger: Callable[[], None] = lambda: None,
@@ -139,6 +144,7 @@ class Worker:
         self._users = users
         self._reader = Reader(Wants(), proc=proc)
         own_pid = os.getpid()
+        self._marks = marks or Marks()
         self._ends = Ends(self.table, self._reader.stat)
         self._kills = Kills(self.table)
         self._records = RecordMaker(self.table, self._ends, self._kills, own_pid)
@@ -147,7 +153,14 @@ class Worker:
         self.resync = Resync(self.table, self._ends, self._reader, connector.ask if connector else lambda: 0)
         self.fork_watch = ForkWatch(self._reader.forks)
         self.losses = Losses(
-            self.ledger, self.table, self._ends, self.resync, self.own, want_acks, self._kills.lost
+            self.ledger,
+            self.table,
+            self._ends,
+            self.resync,
+            self.own,
+            want_acks,
+            self._kills.lost,
+            self._marks,
         )
         # What is to be done, after which ACK (None: none) or at what time at the latest.
         self._asked: list[tuple[Callable[[], None], int | None, float]] = []
@@ -166,6 +179,14 @@ class Worker:
         self._credited: dict[int, list[Record]] = {}
         self._on_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        # Of what was settled by whoever had the marks before us; and since then by us.
+        self._settled_before = self._marks.words[Marks.SETTLED]
+        self._handled = 0
+        self._unsettled = 0
+        if connector is not None and connector.is_kept:
+            self.ledger.is_taken_over()
+            self.losses.note_in_hand()
+        self.is_restored = state is not None and unpack(state, self._kept(), users)
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -228,11 +249,48 @@ class Worker:
         if self._hand.bell is not None:
             self._hand.bell.close()
 
+    def _kept(self) -> dict[str, object]:
+        """What the next one goes on with, if nothing is lost between."""
+        return {
+            "table": self.table,
+            "ends": self._ends,
+            "records": self._ends.records,
+            "others": self._ends.records.others,
+            "kills": self._kills,
+            "recorded": self._recorded,
+            "sequences": self.ledger.sequences,
+        }
+
+    def state(self) -> bytes:
+        """What another one may go on with, who gets all that comes after; after the end of the thread."""
+        return pack(self._kept(), self.table.all(), self._users)
+
     def scan(self) -> None:
-        """Learn who lives already; after the ACK, before `start`."""
+        """Learn who lives already; while the listener receives, before `start`."""
         self._ends.begun_ns = time.monotonic_ns()
         self.table.scan(self._reader)
+        batches = self._sent_by_now()
+        events, _malformed = wire.decode(b"".join([batch.datagrams for batch in batches]))
+        self.table.rewind(events)
         self._ends.find_leaderless()
+        if batches:
+            self.take_in(batches)
+
+    def _sent_by_now(self) -> list[Batch]:
+        """All that the kernel has sent by now."""
+        batches: list[Batch] = []
+        if self._connector is None:
+            return batches
+        with contextlib.suppress(OSError):
+            asked = self._connector.ask()
+            deadline = time.monotonic() + ACK_SECONDS
+            while time.monotonic() < deadline:
+                some = self._batches.get()
+                batches += some
+                if any(find_ack(batch.datagrams, asked) is not None for batch in some):
+                    break
+                time.sleep(GATHER_SECONDS)
+        return batches
 
     def start(self, on_end: Callable[[], None]) -> None:
         """Start the thread; it calls `on_end` last, also where it ends unasked: nobody reads what it writes."""
@@ -355,6 +413,7 @@ class Worker:
             self._next_second = now + 1.0
             self._try(self._once_a_second)
         self._do_asked(now)
+        self._settle()
         if not self._try(self._step_resync):
             self.resync.give_up()
         self._write_held()
@@ -367,6 +426,7 @@ class Worker:
         self._do_asked(now + ACK_SECONDS)
         self.losses.tell(self.writer.take_loss(), self._clock.realtime_offset_ns, at_once=True)
         self.writer.flush()
+        self._settle()
         return False
 
     def _write_held(self) -> None:
@@ -470,7 +530,7 @@ class Worker:
             self._kills.come_to(event[7])
             self._handle_event(event, outcomes.get(n))
         if count:
-            self._concluded_ns = events[count - 1][7]
+            self._concluded_ns = self._marks.words[Marks.SETTLED_NS] = events[count - 1][7]
             self._ripen(self._concluded_ns)
 
     def _ripen(self, until_ns: float) -> None:
@@ -519,9 +579,26 @@ class Worker:
                 close(reading)
         if event[5] == wire.EXEC and self._credited:
             self._decide_credited(event)
+        self._handled += 1
+        if self.writer.held_events == self._unsettled:
+            self._marks.words[Marks.SETTLED] += 1
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Mark how much of all that was received has come to its end."""
+        ledger = self.ledger
+        self._unsettled = self.writer.held_events
+        others = ledger.malformed + ledger.odd + ledger.foreign + self.losses.told
+        handled = (
+            self._handled - self._unsettled - sum(map(len, self._credited.values())) - self._ends.waiting
+        )
+        self._marks.words[Marks.SETTLED] = self._settled_before + handled + others
 
     def _note_ack(self, number: int, error: int) -> None:
         if self._connector is None or not self._connector.is_ours(number):
+            if self._connector is not None and self._connector.was_ours(number):
+                return
             self.losses.note_strange_ack()
             if may_lower(error):
                 self._on_danger()

@@ -27,6 +27,7 @@ import threading
 from procwatchd.errors import DeniedError, KernelError
 from procwatchd.kernel import filter as kernel_filter
 from procwatchd.kernel import netlink, taskstats
+from procwatchd.kernel.marks import Marks
 
 RECEIVE_BUFFER_BYTES = 64 << 20
 PROOF_SECONDS = 2.0
@@ -95,27 +96,39 @@ class Accounting:
     """A socket registered for the end of every task on every CPU. One thread uses it.
 
     `receive_buffer_bytes` is what was granted. The first records are of a thread of our own, and whatever else ended
-    since it was registered.
+    since it was registered. `kept` is the descriptor of a socket that was registered before us, whose drops were told
+    of up to what `marks` say: its first records are the next ones.
 
     Raises KernelError where the kernel, or this place in it, has no such accounting; DeniedError where it refuses.
     """
 
-    def __init__(self, receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> None:
+    def __init__(
+        self,
+        receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES,
+        *,
+        kept: int | None = None,
+        marks: Marks | None = None,
+    ) -> None:
+        self.is_kept = kept is not None
+        (self._drops_before,) = (marks or Marks()).told(Marks.RECORD_DROPS, is_kept=self.is_kept)
         self._cpus = _possible_cpus()
         self._family = 0
-        try:
-            self._socket = netlink.open_socket(_NETLINK_GENERIC)
-        except OSError as error:
-            raise KernelError(f"cannot open a socket for task accounting: {error.strerror}") from error
+        # What a socket that was kept has is not to be mixed with answers.
+        self._asking = self._socket = _open_socket()
+        if kept is not None:
+            self._socket = socket.socket(fileno=kept)
         try:
             self.receive_buffer_bytes = netlink.grow_buffer(self._socket, receive_buffer_bytes)
             self._family = self._find_family()
             self._check_layout()
-            self._register()
-            self._prove()
+            if not self.is_kept:
+                self._register()
+                self._prove()
         except BaseException:
             self.close()
             raise
+        if self.is_kept:
+            self._asking.close()
         self._receiver = MessageReceiver(self._socket.fileno())
 
     def fileno(self) -> int:
@@ -131,12 +144,12 @@ class Accounting:
         return self._receiver.receive()
 
     def drops(self) -> int:
-        """How many messages the socket had no room for since it was opened (32 bits, as the kernel counts)."""
-        return netlink.drops(self._socket)
+        """How many messages the socket had no room for, that nobody before us told of (32 bits)."""
+        return (netlink.drops(self._socket) - self._drops_before) & 0xFFFFFFFF
 
-    def close(self) -> None:
-        """Take the registration back, and close the socket."""
-        if self._family:
+    def close(self, *, stays: bool = False) -> None:
+        """Take the registration back, but where it `stays` for others, and close the socket."""
+        if self._family and not stays:
             # Without it the kernel would find out too, one CPU after the other.
             with contextlib.suppress(OSError):
                 self._socket.send(self._request(taskstats.CMD_ATTR_DEREGISTER_CPUMASK, self._cpus))
@@ -181,10 +194,10 @@ class Accounting:
         Raises KernelError or DeniedError where the kernel refuses.
         """
         try:
-            self._socket.send(request)
-            port = self._socket.getsockname()[0]
+            self._asking.send(request)
+            port = self._asking.getsockname()[0]
             while True:
-                message = self._socket.recv(_ANSWER_BYTES, socket.MSG_DONTWAIT)
+                message = self._asking.recv(_ANSWER_BYTES, socket.MSG_DONTWAIT)
                 kind, to, error = _ANSWER.unpack_from(message)
                 if to == port:
                     break
@@ -215,6 +228,13 @@ _OTHER_LAYOUT = (
     "the task accounting of this kernel is laid out in a way that is not understood: it takes Linux 5.19 or later, "
     "other than 6.14 and 6.15"
 )
+
+
+def _open_socket() -> socket.socket:
+    try:
+        return netlink.open_socket(_NETLINK_GENERIC)
+    except OSError as error:
+        raise KernelError(f"cannot open a socket for task accounting: {error.strerror}") from error
 
 
 def _possible_cpus() -> bytes:

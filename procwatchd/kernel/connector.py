@@ -33,6 +33,7 @@ from typing import NamedTuple
 from procwatchd.errors import DeniedError, KernelError
 from procwatchd.kernel import cpus, netlink, wire
 from procwatchd.kernel import filter as kernel_filter
+from procwatchd.kernel.marks import Marks
 
 RECEIVE_BUFFER_BYTES = 64 << 20
 ACK_SECONDS = 2.0
@@ -50,6 +51,11 @@ class Received(NamedTuple):
     datagrams: bytes
     foreign: int = 0
     odd: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many there were."""
+        return len(self.datagrams) // wire.EVENT_BYTES + self.foreign + self.odd
 
 
 class BulkReceiver:
@@ -89,22 +95,33 @@ class BulkReceiver:
 
 
 class Connector:
-    """A subscribed socket on the proc connector.
+    """A subscribed socket on the proc connector; `kept` is the descriptor of one that was subscribed before us.
 
-    `receive_buffer_bytes` is what was granted; `receive_buffer_wanted` what was asked for.
+    `receive_buffer_bytes` is what was granted; `receive_buffer_wanted` what was asked for. What it asks, and what a
+    former one had asked and been told, is in `marks`.
     """
 
-    def __init__(self, receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> None:
+    def __init__(
+        self,
+        receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES,
+        *,
+        kept: int | None = None,
+        marks: Marks | None = None,
+    ) -> None:
         self.receive_buffer_wanted = receive_buffer_bytes
-        self._socket = open_socket()
+        self.is_kept = kept is not None
+        marks = marks or Marks()
+        (self._drops_before,) = marks.told(Marks.DROPS, is_kept=self.is_kept)
+        self._marks = marks.words
+        self._socket = open_socket() if kept is None else socket.socket(fileno=kept)
         self.receive_buffer_bytes = netlink.grow_buffer(self._socket, receive_buffer_bytes)
         self._receiver = BulkReceiver(self._socket.fileno())
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller.register(self._wake, select.POLLIN)
-        # Numbers of our own, since every listener gets every ACK.
-        self._first_number = time.monotonic_ns() % _NUMBERS
+        # Numbers of our own, since every listener gets every ACK; after those of whoever had the socket before.
+        self._first_number = self._marks[Marks.ASKED] if self.is_kept else time.monotonic_ns() % _NUMBERS
         self._asked = 0
         self._lock = threading.Lock()
 
@@ -129,11 +146,20 @@ class Connector:
 
     def receive(self) -> Received | None:
         """What is there, in bulk and without waiting; None where nothing is."""
-        return self._receiver.receive()
+        received = self._receiver.receive()
+        if received is not None:
+            # At once: what is in no socket any more must be in this count.
+            self._marks[Marks.RECEIVED] += received.total
+            self._marks[Marks.RECEIVED_NS] = time.monotonic_ns()
+        return received
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to be kept."""
+        return self._socket.fileno()
 
     def kernel_drops(self) -> int:
-        """How many datagrams the socket had no room for since it was opened (32 bits, as the kernel counts)."""
-        return netlink.drops(self._socket)
+        """How many datagrams the socket had no room for, that nobody before us told of (32 bits)."""
+        return (netlink.drops(self._socket) - self._drops_before) & 0xFFFFFFFF
 
     def subscribe(self, *, timeout_seconds: float = ACK_SECONDS) -> list[Received]:
         """Ask for events until the ACK comes that proves it; gives what came before and with the ACK.
@@ -143,7 +169,8 @@ class Connector:
         early: list[Received] = []
         deadline = time.monotonic() + timeout_seconds
         try:
-            asked = self._send(wire.LISTEN)
+            # Who is subscribed asks for nothing but the proof: a second time it would count twice.
+            asked = self.ask() if self.is_kept else self._send(wire.LISTEN)
             while (answer := self._answer(asked, early)) is None and time.monotonic() < deadline:
                 # Nobody may listen here, or somebody has broken the counter before us.
                 asked = self._raise_counter()
@@ -190,6 +217,10 @@ class Connector:
         """Whether an ACK with this number answers one of this socket's requests."""
         return 0 < (ack - self._first_number) % _NUMBERS <= self._asked
 
+    def was_ours(self, ack: int) -> bool:
+        """Whether it answers a request of whoever had the socket before."""
+        return self.is_kept and (self._first_number - ack) % _NUMBERS < _REMEMBERED
+
     def win_back(self) -> int:
         """Raise a counter of listeners that others have lowered until something comes; gives the last ACK's number.
 
@@ -202,10 +233,11 @@ class Connector:
                 break
         return asked
 
-    def close(self) -> None:
-        """Close the socket, and see to it that the kernel forgets the subscription."""
+    def close(self, *, stays: bool = False) -> None:
+        """Close the socket, and see to it that the kernel forgets the subscription, but where it `stays` for others."""
         with contextlib.suppress(OSError):
-            self._send(wire.IGNORE)
+            if not stays:
+                self._send(wire.IGNORE)
         self._socket.close()
         os.close(self._wake)
 
@@ -216,6 +248,7 @@ class Connector:
             request = wire.encode_request(
                 operation, seq=os.getpid() & 0x7FFFFFFF, ack=(number - 1) % _NUMBERS
             )
+            self._marks[Marks.ASKED] = number
             self._socket.send(request)
         return number
 
@@ -266,7 +299,8 @@ def may_lower(error: int) -> bool:
 
 _HEARTBEAT = wire.LISTEN if _COUNTS_SOCKETS else wire.NO_OPERATION
 _NUMBERS = 1 << 32
-
+# Of these some may still be in a socket that was kept.
+_REMEMBERED = 1 << 20
 
 _DENIED = "no permission to subscribe to process events: run as root, or with CAP_NET_ADMIN in the initial namespaces"
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What of libbpf is used, through ctypes: an object is loaded and attached, its ring buffers are read.
 
+What is loaded stays for as long as somebody has its descriptors: of its links, that attach it, and of its maps.
+
 Facts:
 - libbpf.so.1 gives NULL with errno where it fails, or a negative errno [libbpf, LIBBPF_STRICT_ALL].
 - A ring's data are for the reader to see only in the right order, which on some machines takes instructions that Python
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import mmap
 import os
 import struct
@@ -39,6 +42,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_program__fd": (ctypes.c_int, (_Pointer,)),
     "bpf_obj_get_info_by_fd": (ctypes.c_int, (ctypes.c_int, _Pointer, ctypes.POINTER(ctypes.c_uint32))),
     "bpf_program__attach": (_Pointer, (_Pointer,)),
+    "bpf_link__fd": (ctypes.c_int, (_Pointer,)),
     "bpf_link__destroy": (ctypes.c_int, (_Pointer,)),
     "ring_buffer__new": (_Pointer, (ctypes.c_int, _SAMPLE, _Pointer, _Pointer)),
     "ring_buffer__add": (ctypes.c_int, (_Pointer, ctypes.c_int, _SAMPLE, _Pointer)),
@@ -48,6 +52,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
 }
 
 
+@functools.cache
 def _load_library() -> ctypes.PyDLL:
     # PyDLL keeps the interpreter's lock: none of these calls waits for anything.
     library = ctypes.PyDLL(_LIBRARY, use_errno=True)
@@ -76,12 +81,11 @@ class BpfObject:
     def __init__(self, path: str, entries: dict[str, int]) -> None:
         self._library = _load_library()
         self._links: list[int] = []
-        self._rings: int | None = None
-        self._object = self._found(self._library.bpf_object__open_file(os.fsencode(path), None))
+        self._object = _found(self._library.bpf_object__open_file(os.fsencode(path), None))
         try:
             for name, count in entries.items():
-                self._check(self._library.bpf_map__set_max_entries(self._map(name), count))
-            self._check(self._library.bpf_object__load(self._object))
+                _check(self._library.bpf_map__set_max_entries(self._map(name), count))
+            _check(self._library.bpf_object__load(self._object))
             self._attach()
             _give_back()
         except OSError:
@@ -91,80 +95,88 @@ class BpfObject:
     def _attach(self) -> None:
         program = None
         while program := self._library.bpf_object__next_program(self._object, program):
-            self._links.append(self._found(self._library.bpf_program__attach(program)))
+            self._links.append(_found(self._library.bpf_program__attach(program)))
 
-    def words(self, map_name: str) -> memoryview:
-        """A map of global variables as 64-bit words, as they are whenever they are looked at."""
-        fd = self._library.bpf_map__fd(self._map(map_name))
-        return memoryview(mmap.mmap(fd, mmap.PAGESIZE, prot=mmap.PROT_READ)).cast("Q")
+    def links(self) -> list[int]:
+        """The descriptors that keep the programs attached; they are the object's."""
+        return [self._library.bpf_link__fd(link) for link in self._links]
 
-    def misses(self, *program_names: str) -> Callable[[], int]:
-        """A function that says how often the kernel left out these programs, as they ran on that CPU already."""
-        library = self._library
-        fds = [library.bpf_program__fd(self._program(name)) for name in program_names]
+    def map(self, name: str) -> int:
+        """The descriptor of a map, which is the object's; of the global variables, that is `.bss`."""
+        return int(self._library.bpf_map__fd(self._map(name)))
 
-        def count() -> int:
-            total = 0
-            for fd in fds:
-                # What is in it says where the kernel may write more: nowhere.
-                info = ctypes.create_string_buffer(_PROG_INFO_BYTES)
-                self._check(library.bpf_obj_get_info_by_fd(fd, info, ctypes.c_uint32(_PROG_INFO_BYTES)))
-                total += _MISSES.unpack_from(info)[0]
-            return total
-
-        return count
-
-    def read_rings(self, readers: dict[str, Callable[[bytes], bool]]) -> Callable[[], None]:
-        """A function that hands what is in these rings to their readers, until one of them says False.
-
-        What that one was given counts as read.
-        """
-        library = self._library
-        # They must stay for as long as the rings.
-        self._callbacks = {name: _SAMPLE(_calling(reader)) for name, reader in readers.items()}
-        for name, callback in self._callbacks.items():
-            fd = library.bpf_map__fd(self._map(name))
-            if self._rings is None:
-                self._rings = self._found(library.ring_buffer__new(fd, callback, None, None))
-            else:
-                self._check(library.ring_buffer__add(self._rings, fd, callback, None))
-        rings = self._rings
-
-        def consume() -> None:
-            self._check(library.ring_buffer__consume(rings), expected=_ENOUGH)
-
-        return consume
+    def program(self, name: str) -> int:
+        """The descriptor of a program, which is the object's."""
+        program = _found(self._library.bpf_object__find_program_by_name(self._object, name.encode()))
+        return int(self._library.bpf_program__fd(program))
 
     def close(self) -> None:
-        """Detach and unload it."""
-        if self._rings is not None:
-            self._library.ring_buffer__free(self._rings)
+        """Let go of it; nobody else having a descriptor, it is detached and unloaded."""
         for link in self._links:
             self._library.bpf_link__destroy(link)
         self._library.bpf_object__close(self._object)
-        self._rings, self._links = None, []
+        self._links = []
 
-    def rings_fileno(self) -> int:
+    def _map(self, name: str) -> int:
+        return _found(self._library.bpf_object__find_map_by_name(self._object, name.encode()))
+
+
+def words(map_fd: int) -> memoryview:
+    """A map of global variables as 64-bit words, as they are whenever they are looked at."""
+    return memoryview(mmap.mmap(map_fd, mmap.PAGESIZE, prot=mmap.PROT_READ)).cast("Q")
+
+
+def misses(program_fd: int) -> int:
+    """How often the kernel left out this program, as it ran on that CPU already. Raises OSError."""
+    # What is in it says where the kernel may write more: nowhere.
+    info = ctypes.create_string_buffer(_PROG_INFO_BYTES)
+    size = ctypes.c_uint32(_PROG_INFO_BYTES)
+    _check(_load_library().bpf_obj_get_info_by_fd(program_fd, info, size))
+    return int(_MISSES.unpack_from(info)[0])
+
+
+class Rings:
+    """Hands what is in ring buffers, by the descriptors of their maps, to their readers. One thread uses it.
+
+    It goes on where whoever read them last has ended. Raises OSError.
+    """
+
+    def __init__(self, readers: dict[int, Callable[[bytes], bool]]) -> None:
+        self._library = _load_library()
+        # They must stay for as long as the rings.
+        self._callbacks = {fd: _SAMPLE(_calling(reader)) for fd, reader in readers.items()}
+        self._rings: int | None = None
+        for fd, callback in self._callbacks.items():
+            if self._rings is None:
+                self._rings = _found(self._library.ring_buffer__new(fd, callback, None, None))
+            else:
+                _check(self._library.ring_buffer__add(self._rings, fd, callback, None))
+
+    def consume(self) -> None:
+        """Hand over what there is, until a reader says False: what that one was given counts as read."""
+        _check(self._library.ring_buffer__consume(self._rings), expected=_ENOUGH)
+
+    def fileno(self) -> int:
         """A descriptor that can be read where somebody is to be woken for what is in the rings."""
         return int(self._library.ring_buffer__epoll_fd(self._rings))
 
-    def _program(self, name: str) -> int:
-        return self._found(self._library.bpf_object__find_program_by_name(self._object, name.encode()))
+    def close(self) -> None:
+        """Read no more; the maps stay."""
+        if self._rings is not None:
+            self._library.ring_buffer__free(self._rings)
+        self._rings = None
 
-    def _map(self, name: str) -> int:
-        return self._found(self._library.bpf_object__find_map_by_name(self._object, name.encode()))
 
-    @staticmethod
-    def _found(pointer: int | None) -> int:
-        if not pointer:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return pointer
+def _found(pointer: int | None) -> int:
+    if not pointer:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return pointer
 
-    @staticmethod
-    def _check(result: int, *, expected: int = 0) -> None:
-        if result < 0 and result != expected:
-            raise OSError(-result, os.strerror(-result))
+
+def _check(result: int, *, expected: int = 0) -> None:
+    if result < 0 and result != expected:
+        raise OSError(-result, os.strerror(-result))
 
 
 _ENOUGH = -errno.ECANCELED

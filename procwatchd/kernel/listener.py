@@ -159,9 +159,8 @@ class Listener:
             if heartbeat.is_waiting:
                 heartbeat.look(received.datagrams)
             self._hand_over(received)
-            count = len(received.datagrams) // wire.EVENT_BYTES + received.foreign + received.odd
-            if count < BULK and not heartbeat.is_waiting:
-                return count >= BUSY_EVENTS
+            if received.total < BULK and not heartbeat.is_waiting:
+                return received.total >= BUSY_EVENTS
         return True
 
     def _last_event_ns(self) -> int:

@@ -12,6 +12,7 @@ Nobody is woken for what is in the rings, as the events that belong to it do tha
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import sys
@@ -20,7 +21,8 @@ from typing import NamedTuple
 
 from procwatchd.errors import DeniedError, KernelError
 from procwatchd.kernel import cpus
-from procwatchd.kernel.libbpf import BpfObject
+from procwatchd.kernel.libbpf import BpfObject, Rings, misses, words
+from procwatchd.kernel.marks import Marks
 
 OBJECT = os.path.join(os.path.dirname(__file__), f"recorder.{sys.byteorder}.bpf.o")
 BTF = "/sys/kernel/btf/vmlinux"
@@ -33,6 +35,7 @@ COPIES = 4
 # gather, or fewer of the longest.
 EXECS_BYTES_PER_CPU = 512 << 10
 EXECS_BYTES = (2 << 20, 16 << 20)
+_COUNTERS = (Marks.EXECS_LOST, Marks.SIGNALS_LOST, Marks.PENDING_LOST)
 # What is taken at once; the rest is there the next time.
 TAKEN = 1 << 16
 
@@ -50,41 +53,39 @@ NO_RECORDINGS = Recordings([], [])
 class Recorder:
     """Records from when it is made until `close`. Raises KernelError or DeniedError where that cannot be had.
 
+    `fds` are the descriptors, by name, that keep it going. Of `kept` ones, of a recorder of the same object, another
+    one is made, which goes on where that one stopped; of what was lost, up to what `marks` say others have told.
+
     One thread drains; the counters are for any.
     """
 
-    def __init__(self, path: str = OBJECT) -> None:
-        if not os.path.exists(path):
-            raise KernelError("the recorder was not built: that takes clang and libbpf-dev")
-        if not is_64_bit(os.uname().machine):
-            raise KernelError("the recorder needs a machine of 64 bits")
-        ring_bytes = _ring_bytes((os.cpu_count() or 1) * EXECS_BYTES_PER_CPU)
-        entries = {"scratches": cpus.possible() * COPIES, "execs": ring_bytes}
+    def __init__(
+        self, path: str = OBJECT, *, kept: dict[str, int] | None = None, marks: Marks | None = None
+    ) -> None:
         self._execs: list[bytes] = []
         self._signals: list[bytes] = []
         self._pending: list[bytes] = []
+        gathering = {"execs": self._execs, "signals": self._signals, "pending": self._pending}
+        self.is_kept = bool(kept)
+        self._object: BpfObject | None = None
         try:
-            self._object = BpfObject(path, entries)
+            if kept:
+                self.fds = kept
+            else:
+                self._object = _load(path)
+                self.fds = _descriptors(self._object)
+            self._counts = words(self.fds["counts"])
+            self._rings = Rings({self.fds[name]: _gather(items) for name, items in gathering.items()})
+            self._told = (marks or Marks()).told(*_COUNTERS, is_kept=self.is_kept)
+            self._forks_before = self._counts[3], misses(self.fds["count_fork"])
         except OSError as error:
-            raise _refusal(error) from error
-        try:
-            self._counts = self._object.words(".bss")
-            self._signals_missed = self._object.misses("record_signal", "record_victim")
-            self._forks_missed = self._object.misses("count_fork")
-            self._consume = self._object.read_rings(
-                {
-                    "execs": _gather(self._execs),
-                    "signals": _gather(self._signals),
-                    "pending": _gather(self._pending),
-                }
-            )
-        except OSError as error:
-            self._object.close()
+            if self._object is not None:
+                self._object.close()
             raise _refusal(error) from error
 
     def drain(self) -> Recordings:
         """What the rings have. Never waits."""
-        self._consume()
+        self._rings.consume()
         taken = Recordings(self._execs.copy(), self._signals + self._pending)
         for items in (self._execs, self._signals, self._pending):
             items.clear()
@@ -92,31 +93,66 @@ class Recorder:
 
     def fileno(self) -> int:
         """A descriptor that can be read where a ring gets full, until it is looked at with the rings empty."""
-        return self._object.rings_fileno()
+        return self._rings.fileno()
 
     @property
     def lost_execs(self) -> int:
-        """How many execs had no room in the ring."""
-        return self._counts[0]
+        """How many execs had no room in the ring, that nobody before us told of."""
+        return max(0, self._counts[0] - self._told[0])
 
     @property
     def lost_signals(self) -> int:
-        """How many signals had no room in theirs, or were left out by the kernel."""
-        return self._counts[1] + self._signals_missed()
+        """The same of signals, with those that the kernel left out."""
+        left_out = misses(self.fds["record_signal"]) + misses(self.fds["record_victim"])
+        return max(0, self._counts[1] + left_out - self._told[1])
 
     @property
     def lost_pending(self) -> int:
-        """How many signals that were blocked had no room in theirs."""
-        return self._counts[2]
+        """The same of signals that were blocked."""
+        return max(0, self._counts[2] - self._told[2])
 
     @property
     def process_forks(self) -> int | None:
         """How many processes, not threads, were forked since it was made; None where the kernel left some out."""
-        return None if self._forks_missed() else self._counts[3]
+        before, missed_before = self._forks_before
+        return None if misses(self.fds["count_fork"]) != missed_before else self._counts[3] - before
 
     def close(self) -> None:
-        """Record no more; nothing of it may be used any longer."""
-        self._object.close()
+        """Use it no more; it ends where nobody else keeps its descriptors."""
+        self._rings.close()
+        if self._object is not None:
+            self._object.close()
+        else:
+            for fd in self.fds.values():
+                os.close(fd)
+
+
+def identity(path: str = OBJECT) -> str:
+    """What tells the object from any other one: only of the same a recorder goes on. Empty where there is none."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()[:16]
+    except OSError:
+        return ""
+
+
+def _load(path: str) -> BpfObject:
+    if not os.path.exists(path):
+        raise KernelError("the recorder was not built: that takes clang and libbpf-dev")
+    if not is_64_bit(os.uname().machine):
+        raise KernelError("the recorder needs a machine of 64 bits")
+    ring_bytes = _ring_bytes((os.cpu_count() or 1) * EXECS_BYTES_PER_CPU)
+    try:
+        return BpfObject(path, {"scratches": cpus.possible() * COPIES, "execs": ring_bytes})
+    except OSError as error:
+        raise _refusal(error) from error
+
+
+def _descriptors(loaded: BpfObject) -> dict[str, int]:
+    maps = {name: loaded.map(name) for name in ("execs", "signals", "pending")}
+    programs = {name: loaded.program(name) for name in ("record_signal", "record_victim", "count_fork")}
+    links = {f"link{n}": fd for n, fd in enumerate(loaded.links())}
+    return {**maps, "counts": loaded.map(".bss"), **programs, **links}
 
 
 def _gather(items: list[bytes]) -> Callable[[bytes], bool]:

@@ -34,6 +34,8 @@ class Sequences:
     `produced` is how many datagrams there were since, `missing` how many of these did not come.
     """
 
+    KEPT = ("_last",)
+
     def __init__(self) -> None:
         self.produced = 0
         self.missing = 0

@@ -63,6 +63,16 @@ class Ends:
     be some as soon as it is sure that all events until then were worked off. `stat` reads /proc/PID/stat.
     """
 
+    KEPT = (
+        "begun_ns",
+        "follows_threads",
+        "has_all_tasks",
+        "_are_threads_told",
+        "_follow_after_ns",
+        "_leaderless",
+        "_lost_ns",
+    )
+
     def __init__(self, table: Table, stat: Callable[[int], Stat | None] = lambda _pid: None) -> None:
         self.records = Records()
         self.begun_ns = 0
@@ -123,7 +133,7 @@ class Ends:
 
     def stop_waiting(self) -> None:
         """No EXIT stands for the end of its process any more: it is not needed."""
-        self._leaderless.clear()
+        self._leaderless = dict.fromkeys(self._leaderless)
 
     def task_ended(self, tgid: int, tid: int, status: int, timestamp_ns: int) -> End | None:
         """A task ended: the end of its process, if that ended with it. A stranger is made up from what is known."""

@@ -42,7 +42,7 @@ SIGKILL, FIRST_QUEUED = 9, 32
 
 
 @dataclass(slots=True)
-class _Signal:
+class Signal:
     """The last signal of a number to a process, and who sent it; None where the kernel did, or nobody can tell."""
 
     recording: SignalRecording
@@ -53,13 +53,15 @@ class _Signal:
 class Kills:
     """Remembers signals. One thread uses it. `forgotten` counts the processes whose signals found no room."""
 
+    KEPT = ("_waiting", "_of_process", "_unsure_ns")
+
     def __init__(self, table: Table, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.forgotten = 0
         self._table = table
         self._now_ns = now_ns
         # What was recorded, and not yet come to in the order of events.
         self._waiting: deque[SignalRecording] = deque()
-        self._of_process: dict[int, dict[int, _Signal]] = {}
+        self._of_process: dict[int, dict[int, Signal]] = {}
         # Processes from before then may have signals waiting of which nothing is known.
         self._unsure_ns = self._now_ns()
 
@@ -107,7 +109,7 @@ class Kills:
         if self._of_process:
             self._forget(process)
 
-    def _forget(self, process: Process) -> dict[int, _Signal]:
+    def _forget(self, process: Process) -> dict[int, Signal]:
         """What there is of this life, and no more; of a later one with its PID it stays."""
         signals = self._of_process.pop(process.pid, {})
         own = {number: one for number, one in signals.items() if _is_own(process, one.recording)}
@@ -125,7 +127,7 @@ class Kills:
         killer = self._killer(recording)
         if _may_be_another(before, recording, killer):
             killer = None
-        signals[recording.signal] = _Signal(recording, killer)
+        signals[recording.signal] = Signal(recording, killer)
         while len(self._of_process) > REMEMBERED_LIMIT:
             self.forgotten += 1
             self._unsure_ns = self._now_ns()
@@ -153,7 +155,7 @@ def _when(recording: SignalRecording) -> int:
     return recording.ns
 
 
-def _may_be_another(before: _Signal | None, recording: SignalRecording, killer: Killer | None) -> bool:
+def _may_be_another(before: Signal | None, recording: SignalRecording, killer: Killer | None) -> bool:
     """Whether the process may be ended by a signal that is not this one."""
     if recording.flags & TRACED and recording.signal != SIGKILL:
         return True

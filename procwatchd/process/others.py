@@ -48,6 +48,8 @@ class Group:
 class Others:
     """Keeps groups until they are asked for. One thread uses it. `given_up` counts those that nobody asked for."""
 
+    KEPT = ("_groups", "_left")
+
     def __init__(self, limit: int) -> None:
         self.given_up = 0
         self._limit = limit

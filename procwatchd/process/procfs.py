@@ -423,3 +423,12 @@ def _number_at(directory: int, name: str) -> int | None:
 def _inode(link: bytes | None) -> int | None:
     """The number in `mnt:[4026531832]`."""
     return None if link is None else int(link[link.index(b"[") + 1 : -1])
+
+
+def may_read_environment(proc: str = "/proc") -> bool:
+    """Whether that of others' processes can be read."""
+    try:
+        os.close(os.open(f"{proc}/1/environ", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

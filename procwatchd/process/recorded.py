@@ -30,6 +30,8 @@ class Recorded:
     `unused` counts those whose EXEC did not come, `missing` the EXECs of which there is none, or none with arguments.
     """
 
+    KEPT = ("_waiting", "_lost_ns")
+
     def __init__(self, reader: Reader) -> None:
         self.unused = 0
         self.missing = 0

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from procwatchd.kernel.clock import Clock
 from procwatchd.kernel.taskstats import TaskEnd
+from procwatchd.kernel.wire import COMM, EXEC, FORK, GID, UID, RawEvent
 from procwatchd.process.model import (
     ANCESTOR_LIMIT,
     GONE_IMAGE,
@@ -40,18 +41,18 @@ LONG_ARGV_TOTAL_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
-class _Account:
+class Account:
     """The bytes of long arguments that are held."""
 
     held_bytes: int = 0
 
 
-class _LongImage(Image):
+class LongImage(Image):
     """An image with long arguments; the account is settled when the last holder lets go of it."""
 
     __slots__ = ("account",)
 
-    account: _Account
+    account: Account
 
     def __del__(self) -> None:
         self.account.held_bytes -= len(self.argv or b"")
@@ -64,10 +65,22 @@ class Table:
     for `ANCESTOR_LIMIT`. Of lives from before `lost_ns` events may be lost (0: none was).
     """
 
+    KEPT = (
+        "lost_ns",
+        "_unsure_ns",
+        "_long_argv",
+        "_living",
+        "_displaced",
+        "_left",
+        "_numbers",
+        "_numbers_before",
+        "_numbers_tick",
+    )
+
     def __init__(self, clock: Clock, users: Users) -> None:
         self.argv_cut = 0
         self.chains_cut = 0
-        self._long_argv = _Account()
+        self._long_argv = Account()
         self.lost_ns = 0
         # Of lives from before then the EXIT may be lost.
         self._unsure_ns = 0
@@ -231,6 +244,37 @@ class Table:
         """All, as they are now."""
         return list(self._living.values())
 
+    def all(self) -> list[Process]:
+        """All lives of which anything is known, each after its parent."""
+        found: dict[int, Process] = {}
+        displaced = [life for lives in self._displaced.values() for life in lives]
+        for life in (*self._living.values(), *displaced, *self._left):
+            line = []
+            process: Process | None = life
+            while process is not None and id(process) not in found:
+                line.append(process)
+                process = process.parent
+            found.update((id(process), process) for process in reversed(line))
+        return list(found.values())
+
+    def rewind(self, events: list[RawEvent]) -> None:
+        """Have what a scan found as it was before these events: what they tell, they will tell."""
+        for event in events:
+            what, at_ns = event[5], event[7]
+            tgid = event[11] if what == FORK else event[9]
+            process = self._living.get(tgid)
+            if process is None or process.read_ns <= at_ns:
+                continue
+            if what == FORK and event[10] == tgid:
+                if (process.start_ticks or 0) >= self._clock.start_ticks(at_ns)[0] - 1:
+                    del self._living[tgid]
+            elif what == EXEC:
+                process.image, process.comm = UNKNOWN_IMAGE, None
+            elif what in (UID, GID):
+                process.creds = self.unknown_creds
+            elif what == COMM:
+                process.comm = None
+
     def lost(self, until_ns: int) -> None:
         """Events were lost before this time: an EXIT that did not come yet of a life from before may never come."""
         self.lost_ns = self._unsure_ns = max(self.lost_ns, until_ns)
@@ -374,7 +418,7 @@ class Table:
             self.argv_cut += 1
             tail = reading.argv_tail or argv[-LONG_ARGV_BYTES:]
             return Image(reading.exe, argv[:LONG_ARGV_BYTES], reading.argv_bytes, tail, "same")
-        image = _LongImage(reading.exe, argv, reading.argv_bytes, reading.argv_tail, "same")
+        image = LongImage(reading.exe, argv, reading.argv_bytes, reading.argv_tail, "same")
         image.account = account
         account.held_bytes += len(argv)
         return image

@@ -26,6 +26,8 @@ class Records:
     Where no EXITs of single threads come (`follows_threads` is False), those of all but leaders go to `others`.
     """
 
+    KEPT = ("follows_threads", "_waiting", "_left", "_last_tids")
+
     def __init__(self) -> None:
         self.follows_threads = True
         self.others = Others(WAITING_LIMIT)

@@ -25,6 +25,7 @@ PATIENCE_SECONDS = 20.0
 
 PROCWATCHD = ("-m", "procwatchd")
 ROOT = Path(__file__).resolve().parents[2]
+HANDED = str(Path(__file__).with_name("handed.py"))
 
 # A value is a str where it is UTF-8, else bytes; a list where the field is repeated.
 Entry = dict[str, Any]
@@ -38,12 +39,38 @@ def environment(directory: Path, **more: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": str(ROOT), "RUNTIME_DIRECTORY": str(directory / "run"), **more}
 
 
+class FdStore:
+    """What a service manager keeps for a daemon from one life to the next, by name: `fds`."""
+
+    def __init__(self) -> None:
+        self.fds: dict[str, int] = {}
+
+    def told(self, lines: list[str], fds: list[int]) -> None:
+        """Do what a notification asks for."""
+        said = dict(line.partition("=")[::2] for line in lines)
+        name = said.get("FDNAME", "")
+        if "FDSTOREREMOVE" in said and name in self.fds:
+            os.close(self.fds.pop(name))
+        if "FDSTORE" in said and name not in self.fds:
+            # Else one would be closed that has an error, as a socket has that overran.
+            assert said.get("FDPOLL") == "0", said
+            self.fds[name] = fds.pop()
+        for fd in fds:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Let go of all, as at a stop."""
+        for fd in self.fds.values():
+            os.close(fd)
+        self.fds.clear()
+
+
 class RunningDaemon:
     """`procwatchd` with JSON or text on a pipe, or with its entries in a journald; READY when entered.
 
     `program` is what Python is to run, `more` is for its environment. JSON and the journal fill `entries`, JSON
     and text `lines`, as they came; `errors` is what came on stderr, `notified` what the service manager was told,
-    all in order.
+    all in order. What it has kept is in `store`, if it has one.
     """
 
     def __init__(
@@ -54,6 +81,7 @@ class RunningDaemon:
         output: str = "json",
         journald: PrivateJournald | None = None,
         program: tuple[str, ...] = PROCWATCHD,
+        store: FdStore | None = None,
         **more: str,
     ) -> None:
         directory.mkdir(exist_ok=True)
@@ -73,7 +101,11 @@ class RunningDaemon:
             output = "journal"
             more["PROCWATCHD_JOURNAL_SOCKET"] = journald.socket_path
         self.command = [sys.executable, *program, "-c", str(self.config), "--output", output]
+        self._store = store
+        if store is not None:
+            more["FDSTORE"] = "64"
         self._read_output = self._read_lines if output == "text" else self._read_json
+        (directory / "notify").unlink(missing_ok=True)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(directory / "notify"))
         # Whatever user the daemon runs as.
@@ -82,8 +114,11 @@ class RunningDaemon:
         self.process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
+        kept = self._store.fds if self._store is not None else {}
+        handed = [sys.executable, HANDED, *(f"{name}={fd}" for name, fd in kept.items()), "--"]
         self.process = subprocess.Popen(
-            self.command,
+            [*handed, *self.command] if kept else self.command,
+            pass_fds=tuple(kept.values()),
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -242,9 +277,15 @@ class RunningDaemon:
                 self.errors.append(line.decode(errors="replace"))
 
     def _read_notifications(self) -> None:
-        while text := self._notify.recv(4096).decode():
+        while True:
+            text, fds, _flags, _address = socket.recv_fds(self._notify, 4096, 1)
+            if not text:
+                return
+            lines = text.decode().splitlines()
+            if self._store is not None:
+                self._store.told(lines, fds)
             with self._news:
-                self.notified.extend(text.splitlines())
+                self.notified.extend(lines)
                 self._news.notify_all()
 
     def _end(self) -> None:

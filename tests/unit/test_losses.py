@@ -12,6 +12,7 @@ from procwatchd.journal.kinds import DEBUG, NOTICE, WARNING
 from procwatchd.journal.writer import Loss
 from procwatchd.kernel import wire
 from procwatchd.kernel.heartbeat import Blindness
+from procwatchd.kernel.marks import Marks
 from procwatchd.kernel.queue import Batch
 from procwatchd.kernel.sequence import Gap
 from procwatchd.ledger import Ledger
@@ -42,8 +43,16 @@ class Scene:
         self.entries: list[tuple[str, int, str, dict[str, object]]] = []
         self.asked = 0
         self.signals_lost = 0
+        self.marks = Marks()
         self.losses = Losses(
-            self.ledger, table, self.ends, self.resync, self.own, self.want_acks, self.lost_signals
+            self.ledger,
+            table,
+            self.ends,
+            self.resync,
+            self.own,
+            self.want_acks,
+            self.lost_signals,
+            self.marks,
         )
 
     def own(self, kind: str, text: str, priority: int, **fields: object) -> None:

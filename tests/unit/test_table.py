@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import time
 from pathlib import Path
 
 import pytest
 
+from procwatchd.kernel import wire
 from procwatchd.kernel.clock import NS_PER_TICK, Clock
 from procwatchd.process import table as table_module
 from procwatchd.process.ends import Ends
@@ -280,6 +282,49 @@ def test_a_fork_that_waited_while_the_scan_met_its_child(table: Table, tmp_path:
     assert table.fork(1, 20, at(100)) is scanned
     earlier = table.fork(1, 21, at(200))  # an earlier life of that PID
     assert earlier.process_id == "21-200"
+
+
+def test_what_is_told_after_a_scan_is_not_known_before(table: Table, tmp_path: Path) -> None:
+    proc = FakeProc(tmp_path / "proc")
+    for pid, start in ((20, 50), (21, 60), (22, 70), (23, 80), (24, 300)):
+        proc.add(pid, comm=b"now", ppid=1, start=start)
+    table.scan(Reader(Wants(), proc=str(proc.root)))
+    table.rewind(
+        events(
+            (wire.EXEC, 20, 20),
+            (wire.UID, 21, 21, 7, 7),
+            (wire.COMM, 22, 22),
+            (wire.FORK, 1, 1, 24, 24),
+            (wire.FORK, 1, 1, 25, 23),  # of a thread
+        )
+    )
+    execed, set_uid, renamed, older = (table.get(pid) for pid in (20, 21, 22, 23))
+    assert None not in (execed, set_uid, renamed, older)
+    assert execed is not None
+    assert (execed.image.argv, execed.comm) == (None, None)
+    assert set_uid is not None
+    assert (set_uid.creds, set_uid.comm) == (table.unknown_creds, b"now")
+    assert renamed is not None
+    assert (renamed.comm, renamed.image.argv is None) == (None, False)
+    assert older is not None
+    assert older.comm == b"now"
+    assert table.get(24) is None
+    assert table.fork(20, 24, at(300)).image is execed.image
+
+
+def test_what_was_told_before_it_was_scanned_is_known(table: Table, tmp_path: Path) -> None:
+    proc = FakeProc(tmp_path / "proc")
+    proc.add(20, comm=b"now", ppid=1, start=50)
+    table.scan(Reader(Wants(), proc=str(proc.root)))
+    later = events((wire.EXEC, 20, 20), timestamp_ns=time.monotonic_ns() + NS_PER_TICK)
+    table.rewind(later)
+    process = table.get(20)
+    assert process is not None
+    assert process.comm == b"now"
+
+
+def events(*told: tuple[int, ...], timestamp_ns: int = at(300)) -> list[wire.RawEvent]:
+    return wire.decode(b"".join(wire.encode_event(*one, timestamp_ns=timestamp_ns) for one in told))[0]
 
 
 def test_a_life_that_began_unseen_has_nothing_of_the_one_before(table: Table) -> None:

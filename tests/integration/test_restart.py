@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: MIT
+"""Over a restart nothing is lost and nothing is doubled; over a kill what was in hand is lost, and counted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from procwatchd.kernel import wire
+from procwatchd.kernel.connector import Connector
+from procwatchd.kernel.marks import Marks
+from tests.integration.ledger import check_end
+from tests.integration.running import Entry, FdStore, RunningDaemon, of
+
+PAUSE_SECONDS = 0.01
+KEPT = "connector accounting recorder table"
+
+CONFIG = f"""
+capture: {{events: [exec, exit]}}
+rules:
+  - name: others
+    match: {{not: {{ancestor.pid: {os.getpid()}}}}}
+    action: drop
+"""
+
+EVERYTHING = "capture: {events: all, threads: on}\nlog: {limit: off}\n"
+
+
+class Load:
+    """Processes that start and end all the time, each with arguments and a status of its own."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stopping = True
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            number = self.started
+            subprocess.run(["/bin/sh", "-c", f"exit {number % 100}", f"load-{number}"], check=False)
+            self.started += 1
+            time.sleep(PAUSE_SECONDS)
+
+
+@pytest.fixture
+def store() -> Iterator[FdStore]:
+    with contextlib.closing(FdStore()) as store:
+        yield store
+
+
+def number_of(entry: Entry) -> int:
+    return int(entry["PROCWATCH_CMDLINE"].rsplit("load-")[1])
+
+
+def told(entries: list[Entry], event: str) -> list[Entry]:
+    return [entry for entry in entries if of(event)(entry) and "load-" in entry.get("PROCWATCH_CMDLINE", "")]
+
+
+def assert_each_once(entries: list[Entry], started: int) -> None:
+    """Each process of the load has one entry for its start and one for its end, and both are of one life."""
+    starts = {number_of(entry): entry["PROCWATCH_PROCESS_ID"] for entry in told(entries, "exec")}
+    ends = {number_of(entry): entry for entry in told(entries, "exit")}
+    assert sorted(map(number_of, told(entries, "exec"))) == list(range(started))
+    assert sorted(map(number_of, told(entries, "exit"))) == list(range(started))
+    for number, end in ends.items():
+        assert (end["PROCWATCH_PROCESS_ID"], end["PROCWATCH_EXIT_CODE"]) == (
+            starts[number],
+            str(number % 100),
+        )
+
+
+def live(tmp_path: Path, config: str, store: FdStore) -> RunningDaemon:
+    return RunningDaemon(tmp_path / "d", config, store=store)
+
+
+def test_over_a_restart_nothing_is_lost_or_doubled(tmp_path: Path, store: FdStore) -> None:
+    entries: list[Entry] = []
+    kept = []
+    load = Load()
+    with contextlib.ExitStack() as until_stopped:
+        for _ in range(4):
+            with live(tmp_path, CONFIG, store) as daemon:
+                kept.append(daemon.wait_entry(of("start")).get("PROCWATCH_KEPT"))
+                if len(kept) == 1:
+                    until_stopped.enter_context(load)
+                time.sleep(0.5)
+                assert daemon.stop() == 0
+                entries += daemon.entries
+    with live(tmp_path, CONFIG, store) as daemon:
+        daemon.wait_entry(lambda entry: f"load-{load.started - 1}" in entry.get("PROCWATCH_CMDLINE", ""))
+        daemon.stop()
+        entries += daemon.entries
+    assert kept == [None, KEPT, KEPT, KEPT]
+    assert_each_once(entries, load.started)
+    assert [entry["MESSAGE"] for entry in entries if of("loss")(entry) or of("listener")(entry)] == []
+    assert all(entry["PROCWATCH_SOURCE"] == "recorder" for entry in told(entries, "exec"))
+    for entry in filter(of("stop"), entries):
+        check_end(entry)
+
+
+def test_what_another_version_knew_is_learned_again(tmp_path: Path, store: FdStore) -> None:
+    with live(tmp_path, CONFIG, store) as daemon:
+        daemon.stop()
+        entries = list(daemon.entries)
+    with Load() as load:
+        with live(tmp_path, CONFIG, store) as daemon:
+            time.sleep(0.3)
+            daemon.stop()
+            entries += daemon.entries
+        time.sleep(0.3)
+        os.truncate(store.fds["state"], 20)
+        with live(tmp_path, CONFIG, store) as daemon:
+            assert daemon.wait_entry(of("start"))["PROCWATCH_KEPT"] == "connector accounting recorder"
+            time.sleep(0.3)
+            daemon.stop()
+            entries += daemon.entries
+    with live(tmp_path, CONFIG, store) as daemon:
+        daemon.stop()
+        entries += daemon.entries
+    assert_each_once(entries, load.started)
+    for entry in filter(of("stop"), entries):
+        check_end(entry)
+
+
+def test_who_lived_is_known_after_a_restart(tmp_path: Path, store: FdStore) -> None:
+    # Whoever ended before is in /proc no more, and still the parent of one who lives.
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with live(tmp_path, CONFIG, store) as daemon:
+        parent = subprocess.Popen(["/bin/sh", "-c", f"cat {fifo} & :", "the-parent"])
+        parent.wait()
+        daemon.wait_entry(of("exit", pid=parent.pid))
+        daemon.stop()
+    fifo.write_bytes(b"")
+    with live(tmp_path, CONFIG, store) as daemon:
+        end = daemon.wait_entry(of("exit", ppid=parent.pid))
+    assert end["PROCWATCH_CMDLINE"] == f"cat {fifo}"
+    assert end["PROCWATCH_PARENT_CMDLINE"].endswith("the-parent")
+
+
+def test_what_was_in_hand_of_one_killed_is_counted(tmp_path: Path, store: FdStore) -> None:
+    observer = Connector()
+    observer.subscribe()
+    entries: list[Entry] = []
+    in_hand = []
+    pids = set()
+    with contextlib.closing(observer):
+        with Load():
+            for _ in range(4):
+                with live(tmp_path, EVERYTHING, store) as daemon:
+                    pids.add(daemon.pid)
+                    time.sleep(0.5)
+                    daemon.process.kill()
+                    daemon.process.wait()
+                    in_hand.append(Marks(os.dup(store.fds["marks-1"])).in_hand)
+                    daemon.stop(signal.SIGKILL)
+                    entries += daemon.entries
+        with live(tmp_path, EVERYTHING, store) as daemon:
+            pids.add(daemon.pid)
+            daemon.stop()
+            entries += daemon.entries
+        # Of itself no daemon tells.
+        seen = {key for key in observed(observer) if key[1] not in pids}
+    losses = [entry for entry in entries if of("loss")(entry)]
+    assert {entry["PROCWATCH_LOST_WHERE"] for entry in losses} == {"restart"}
+    assert [int(entry["PROCWATCH_COUNT"]) for entry in losses] == [count for count in in_hand if count]
+    assert sum(in_hand) > 0
+    # Between the first and the last that both saw, each event is an entry or one that was in hand.
+    written = Counter(key for entry in entries if (key := key_of(entry)) is not None)
+    assert max(written.values()) == 1, "an event is told twice"
+    times = [key[2] for key in written]
+    wanted = {key for key in seen if min(times) <= key[2] <= max(times)}
+    missing = wanted - set(written)
+    assert len(missing) <= sum(in_hand)
+    for _event, _pid, time_usec in missing:
+        assert any(
+            int(loss["PROCWATCH_SINCE_USEC"]) <= time_usec <= int(loss["PROCWATCH_UNTIL_USEC"])
+            for loss in losses
+        )
+
+
+# What it is, of which process, and when.
+Key = tuple[str, int, int]
+_KINDS = {wire.FORK: "fork", wire.EXEC: "exec", wire.EXIT: "exit"}
+
+
+def observed(observer: Connector) -> Iterator[Key]:
+    """The forks, execs and exits that came."""
+    while (received := observer.receive()) is not None:
+        for event in wire.decode(received.datagrams)[0]:
+            if event[5] in _KINDS:
+                tgid = event[11] if event[5] == wire.FORK else event[9]
+                yield _KINDS[event[5]], tgid, event[7] // 1000
+
+
+def key_of(entry: Entry) -> Key | None:
+    event, usec = entry["PROCWATCH_EVENT"], entry.get("PROCWATCH_MONOTONIC_USEC")
+    if event not in _KINDS.values() or usec is None:
+        return None
+    return event, int(entry["PROCWATCH_PID"]), int(usec)
