@@ -181,7 +181,10 @@ class Daemon:
             while self._accounting.receive():
                 pass  # of tasks whose EXIT was before
         early = self._connector.subscribe()
-        self._listening_since_usec = time.monotonic_ns() // 1000
+        listening_since_ns = time.monotonic_ns()
+        self._listening_since_usec = listening_since_ns // 1000
+        if self._connector.was_deaf:
+            self._blindnesses.append(Blindness(self._marks.words[Marks.RECEIVED_NS], listening_since_ns))
         self._keep()
         self._listener.start(early, self._wake, self._notice)
         if not self._worker.is_restored:
@@ -376,7 +379,9 @@ class Daemon:
         stopped_usec = time.monotonic_ns() // 1000
         self._listener.stop()
         self._directory.write_stopped(self._boot_id, stopped_usec)
-        if self._worker.running:
+        # Of a worker that failed nothing is to be taken on.
+        is_well = self._worker.running
+        if is_well:
             self._worker.stop()
         self._writer.wait(DRAIN_SECONDS)
         self._write_terms("stop", kernel_forks)
@@ -385,7 +390,7 @@ class Daemon:
         self._writer.close()
         self._users.close()
         stays = self._store.is_there
-        if stays:
+        if stays and is_well:
             self._store.keep_memory(STATE, self._worker.state())
             self._store.settle()
         self._connector.close(stays=stays)

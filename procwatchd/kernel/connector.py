@@ -97,6 +97,8 @@ class BulkReceiver:
 class Connector:
     """A subscribed socket on the proc connector; `kept` is the descriptor of one that was subscribed before us.
 
+    `was_deaf` where the kernel told that one of nothing any more.
+
     `receive_buffer_bytes` is what was granted; `receive_buffer_wanted` what was asked for. What it asks, and what a
     former one had asked and been told, is in `marks`.
     """
@@ -110,6 +112,7 @@ class Connector:
     ) -> None:
         self.receive_buffer_wanted = receive_buffer_bytes
         self.is_kept = kept is not None
+        self.was_deaf = False
         marks = marks or Marks()
         (self._drops_before,) = marks.told(Marks.DROPS, is_kept=self.is_kept)
         self._marks = marks.words
@@ -169,10 +172,10 @@ class Connector:
         early: list[Received] = []
         deadline = time.monotonic() + timeout_seconds
         try:
-            # Who is subscribed asks for nothing but the proof: a second time it would count twice.
-            asked = self.ask() if self.is_kept else self._send(wire.LISTEN)
+            asked = self._ask_again(early) if self.is_kept else self._send(wire.LISTEN)
             while (answer := self._answer(asked, early)) is None and time.monotonic() < deadline:
                 # Nobody may listen here, or somebody has broken the counter before us.
+                self.was_deaf = self.is_kept
                 asked = self._raise_counter()
                 time.sleep(0.001)
         except ConnectionRefusedError as error:
@@ -251,6 +254,12 @@ class Connector:
             self._marks[Marks.ASKED] = number
             self._socket.send(request)
         return number
+
+    def _ask_again(self, early: list[Received]) -> int:
+        """Ask for the proof of a subscription that there is; to subscribe a second time would count twice."""
+        # For the answer to the first there may have been no room.
+        self._answer(self.ask(), early)
+        return self.ask()
 
     def _raise_counter(self) -> int:
         self._send(wire.NO_OPERATION)

@@ -18,8 +18,10 @@ import pytest
 from procwatchd.kernel import wire
 from procwatchd.kernel.connector import Connector
 from procwatchd.kernel.marks import Marks
+from tests.integration.actor import Actor, process_id
 from tests.integration.ledger import check_end
 from tests.integration.running import Entry, FdStore, RunningDaemon, of
+from tests.integration.test_blindness import deafen
 
 PAUSE_SECONDS = 0.01
 KEPT = "connector accounting recorder table"
@@ -48,6 +50,10 @@ class Load:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Start no more; the last one has ended."""
         self._stopping = True
         self._thread.join()
 
@@ -109,10 +115,25 @@ def test_over_a_restart_nothing_is_lost_or_doubled(tmp_path: Path, store: FdStor
         entries += daemon.entries
     assert kept == [None, KEPT, KEPT, KEPT]
     assert_each_once(entries, load.started)
-    assert [entry["MESSAGE"] for entry in entries if of("loss")(entry) or of("listener")(entry)] == []
+    assert [entry["MESSAGE"] for entry in entries if of("loss")(entry)] == []
     assert all(entry["PROCWATCH_SOURCE"] == "recorder" for entry in told(entries, "exec"))
     for entry in filter(of("stop"), entries):
         check_end(entry)
+
+
+def test_over_reloads_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path / "d", CONFIG) as daemon, Load() as load:
+        for n in range(6):
+            daemon.config.write_text(
+                CONFIG.replace("capture: {", "capture: {threads: on, ") if n % 2 else CONFIG
+            )
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.wait_entries(of("reload"), n + 1)
+            time.sleep(0.1)
+        load.stop()
+        daemon.stop()
+    assert_each_once(daemon.entries, load.started)
+    assert [entry["MESSAGE"] for entry in daemon.entries if of("loss")(entry)] == []
 
 
 def test_what_another_version_knew_is_learned_again(tmp_path: Path, store: FdStore) -> None:
@@ -153,6 +174,26 @@ def test_who_lived_is_known_after_a_restart(tmp_path: Path, store: FdStore) -> N
         end = daemon.wait_entry(of("exit", ppid=parent.pid))
     assert end["PROCWATCH_CMDLINE"] == f"cat {fifo}"
     assert end["PROCWATCH_PARENT_CMDLINE"].endswith("the-parent")
+
+
+def test_who_was_not_heard_any_more_meanwhile_says_so(
+    tmp_path: Path, store: FdStore, helpers: Path, steps: str
+) -> None:
+    with Actor(steps, "wait", "exit", "5") as actor:
+        actor.reached()
+        with live(tmp_path, CONFIG, store) as daemon:
+            daemon.stop()
+        deafen(helpers)
+        ended = process_id(actor.pid)
+        actor.go()
+        actor.end()
+        with live(tmp_path, CONFIG, store) as daemon:
+            blind = daemon.wait_entry(of("blind"))
+            assert int(blind["PROCWATCH_SINCE_USEC"]) < int(blind["PROCWATCH_UNTIL_USEC"])
+            assert daemon.wait_entry(of("exit", process_id=ended))["PROCWATCH_RESYNC"] == "1"
+            with Actor(steps, "exit", "8") as another:
+                another.end()
+            assert daemon.wait_entry(of("exit", pid=another.pid))["PROCWATCH_EXIT_CODE"] == "8"
 
 
 def test_what_was_in_hand_of_one_killed_is_counted(tmp_path: Path, store: FdStore) -> None:
