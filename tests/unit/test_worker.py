@@ -8,7 +8,7 @@ import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,7 +19,9 @@ from procwatchd.journal.writer import Loss
 from procwatchd.kernel import taskstats, wire
 from procwatchd.kernel.accounting import Accounting
 from procwatchd.kernel.clock import NS_PER_TICK, Clock
+from procwatchd.kernel.connector import Connector
 from procwatchd.kernel.filter import Needs
+from procwatchd.kernel.marks import Marks
 from procwatchd.kernel.queue import Batch, BatchQueue
 from procwatchd.kernel.taskstats import TaskEnd
 from procwatchd.process import resync as resync_module
@@ -617,3 +619,64 @@ def test_a_reload_turns_threads_on_and_off(world: World) -> None:
     assert world.send((FORK, 1, 1, 44, 42), (EXIT, 44, 42, 0), records=[record(44, tgid=42, flags=0)]) == []
     (ended,) = world.send((EXIT, 42, 42, 5 << 8), records=[record(42, 5 << 8)])
     assert ended["PROCWATCH_EXIT_CODE"] == "5"
+
+
+def test_how_much_has_come_to_its_end_is_marked(world: World) -> None:
+    settled = world.worker._marks.words
+    world.send((FORK, 1, 1, 42, 42), (EXEC, 42, 42), (wire.NONE, 0))
+    assert settled[Marks.SETTLED] == 3
+    assert settled[Marks.SETTLED_NS] == 100 * NS_PER_TICK + 5000
+    world.writer.held_events = 1
+    world.send((EXIT, 42, 42, 0, 17, 1, 1))
+    assert settled[Marks.SETTLED] == 3
+    world.writer.held_events = 0
+    world.send((FORK, 1, 1, 43, 43), tick=200)
+    assert settled[Marks.SETTLED] == 5
+
+
+class KeptConnector:
+    """A connector whose socket somebody else had before us."""
+
+    is_kept = True
+
+    def narrow(self, needs: Needs) -> None: ...
+
+    def ask(self) -> int:
+        return 1
+
+    def is_ours(self, ack: int) -> bool:
+        return ack == 1
+
+    def was_ours(self, ack: int) -> bool:
+        return ack == 7
+
+
+def test_what_another_one_had_in_hand_is_lost_and_told_once(world: World) -> None:
+    marks = Marks()
+    marks.words[Marks.RECEIVED], marks.words[Marks.SETTLED] = 100, 90
+    marks.words[Marks.SETTLED_NS], marks.words[Marks.RECEIVED_NS] = 5_000_000, 6_000_000
+    kept = cast(Connector, KeptConnector())
+    world.worker = Worker(
+        world.config("{}"),
+        BatchQueue(),
+        world.writer,
+        StillClock(),
+        world.users,
+        connector=kept,
+        marks=marks,
+    )
+    # Its ACKs are nobody else's.
+    ack = wire.encode_event(wire.NONE, ack=7, seq=next(world.seq), timestamp_ns=100 * NS_PER_TICK)
+    world.worker.take_in([Batch(ack)])
+    entries = world.send((FORK, 1, 1, 42, 42))
+    world.worker.losses.tell(None, 0)
+    world.worker.losses.tell(None, 0)
+    (loss,) = (entry.fields for entry in world.writer.entries[len(entries) :])
+    assert loss["PROCWATCH_COUNT"] == "10"
+    assert loss["PROCWATCH_LOST_WHERE"] == "restart"
+    assert (loss["PROCWATCH_SINCE_USEC"], loss["PROCWATCH_UNTIL_USEC"]) == ("5000", "6000")
+    terms = world.worker.terms()
+    assert (terms["PRODUCED"], terms["RECEIVED"], terms["LOST"]) == (12, 2, 10)
+    marks.words[Marks.RECEIVED] += 2
+    world.worker._settle()
+    assert marks.in_hand == 0
