@@ -4,6 +4,12 @@
 # make test           everything there is to test, as root; TESTS="tests/unit" for a part, ARGS="..." goes to pytest
 # make lint           what must hold of the sources
 # make bench          figures, beside those of forkstat, extrace, bpftrace and auditd; ARGS="--quick" for the first look
+# make deb            the Debian package, into dist/, built in a clean Debian 13; as root
+# make check-deb      … and what Debian asks of it: built twice the same, lintian, piuparts
+# make e2e            the package in booted virtual machines, on several kernels; ARGS="--kernel 6.1"; as root
+# make dist           the sdist and the wheel, into dist/
+# make check-packages the .rpm and Arch's package have what they should, the wheel runs in a clean Debian 12; as root
+# make release VERSION=1.2.3   all that is released, into dist/, and its tag; ARGS="--dry-run" for all but the tag; as root
 # make install        onto this machine, as root; with DESTDIR, for packagers: all but the Python package
 # make uninstall      removes it again, but not the configuration
 # make clean          removes what the others made here, .venv with it
@@ -14,6 +20,8 @@ PREFIX = /usr
 DESTDIR =
 ARGS =
 TESTS =
+# Root file systems and what else takes long to get.
+CACHE ?= .cache
 
 venv = .venv
 need = packaging/need
@@ -21,16 +29,25 @@ need = packaging/need
 run_packages = python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev
 # For the recorder: where they cannot be had, arguments are read from /proc alone.
 recorder_packages = clang libbpf-dev libbpf1
-test_packages = $(run_packages) $(recorder_packages) systemd procps strace
+test_packages = $(run_packages) $(recorder_packages) systemd procps strace git systemd-journal-remote openssl
+# Installed they would start services: tests start the programs themselves.
+fleet_packages = promtool,prometheus prometheus-node-exporter rsyslog libestr0 libfastjson4 liblognorm5
+dist_packages = $(recorder_packages) git python3-build python3-venv
+other_packages = $(dist_packages) libarchive-tools makepkg mmdebstrap debian-archive-keyring \
+    pacman-package-manager python3-installer python3-setuptools python3-wheel rpm
+e2e_packages = qemu-system-x86 mmdebstrap debian-archive-keyring e2fsprogs systemd
+deb_packages = mmdebstrap debian-archive-keyring util-linux
 lint_packages = $(run_packages) systemd shellcheck mandoc
 bench_packages = $(run_packages) $(recorder_packages) systemd util-linux auditd bpftrace extrace forkstat
 
 unit = packaging/procwatchd.service
+examples = $(PREFIX)/share/doc/procwatchd/examples
 # Tenths of what systemd-analyze prints.
-exposure_limit = 19
+exposure_limit = 17
 
-.PHONY: help run test lint bench install install-data install-python activate uninstall clean
-.PHONY: need-root need-run need-test need-lint need-bench FORCE
+.PHONY: help run test lint bench deb check-deb e2e dist check-packages release
+.PHONY: install install-data install-python activate uninstall clean
+.PHONY: need-root need-run need-test need-lint need-bench need-deb need-e2e need-dist need-other FORCE
 # A half-made stamp would be taken for a whole one.
 .DELETE_ON_ERROR:
 # What installs must come before what it installs is used.
@@ -51,7 +68,8 @@ lint: need-lint $(venv)/stamp-lint
 	$(venv)/bin/ruff format --check .
 	$(venv)/bin/mypy
 	$(venv)/bin/codespell
-	shellcheck packaging/need .ci/run
+	shellcheck -x packaging/need packaging/unpack packaging/fleet/certificates packaging/dist packaging/release packaging/check-* packaging/arch/* \
+	    packaging/deb/* debian/*.p* debian/tests/journal tests/e2e/root.sh .ci/run
 	mandoc -Tlint -Wwarning packaging/man/*
 	dir=$$(mktemp -d) && trap 'rm -r "$$dir"' EXIT && \
 	    sed 's|/usr/bin/procwatchd|/bin/true|' $(unit) >"$$dir/procwatchd.service" && \
@@ -61,6 +79,25 @@ lint: need-lint $(venv)/stamp-lint
 
 bench: need-root need-bench $(venv)/stamp-run
 	$(venv)/bin/python -m tests.bench $(ARGS)
+
+deb: need-root need-deb
+	CACHE=$(CACHE) packaging/deb/build dist
+
+check-deb: deb
+	CACHE=$(CACHE) packaging/deb/check dist
+
+# The newest: one of another version may lie there, too.
+e2e: need-root need-e2e deb
+	$(PYTHON) -m tests.e2e --deb "$$(ls -t dist/procwatchd_*_all.deb | head -n 1)" --cache $(CACHE)/e2e $(ARGS)
+
+dist: need-dist
+	packaging/dist dist
+
+check-packages: need-root need-other
+	CACHE=$(CACHE) packaging/check-packages
+
+release: need-root
+	packaging/release $(ARGS) $(VERSION)
 
 # Packagers: DESTDIR gets what is not Python (unit, catalog, users, manual, configuration). The package itself is
 # built by their own tools (pybuild, pip wheel), and brings /usr/bin/procwatchd.
@@ -75,9 +112,12 @@ install-data:
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/procwatchd.service
 	install -D -m 644 packaging/procwatchd.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/procwatchd.catalog
 	install -D -m 644 packaging/procwatchd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/procwatchd.conf
+	install -D -m 644 packaging/procwatchd.preset $(DESTDIR)$(PREFIX)/lib/systemd/system-preset/50-procwatchd.preset
 	for page in packaging/man/*.[1-8]; do \
 	    install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$${page##*.} $$page || exit; \
 	done
+	install -d $(DESTDIR)$(examples)
+	install -m 644 packaging/fleet/* $(DESTDIR)$(examples)
 	if [ -e $(DESTDIR)/etc/procwatchd.yaml ] && ! cmp -s etc/procwatchd.yaml $(DESTDIR)/etc/procwatchd.yaml; then \
 	    install -m 644 etc/procwatchd.yaml $(DESTDIR)/etc/procwatchd.yaml.new; \
 	    echo "kept /etc/procwatchd.yaml as it is; see procwatchd.yaml.new beside it"; \
@@ -104,16 +144,18 @@ uninstall: $(if $(DESTDIR),,need-root)
 	$(if $(DESTDIR),,! [ -d /run/systemd/system ] || systemctl disable --now procwatchd.service || true)
 	rm -rf $(DESTDIR)$(PREFIX)/lib/procwatchd
 	rm -f $(DESTDIR)$(PREFIX)/bin/procwatchd $(DESTDIR)$(PREFIX)/lib/systemd/system/procwatchd.service \
-	    $(DESTDIR)$(PREFIX)/lib/systemd/catalog/procwatchd.catalog $(DESTDIR)$(PREFIX)/lib/sysusers.d/procwatchd.conf
+	    $(DESTDIR)$(PREFIX)/lib/systemd/catalog/procwatchd.catalog $(DESTDIR)$(PREFIX)/lib/sysusers.d/procwatchd.conf \
+	    $(DESTDIR)$(PREFIX)/lib/systemd/system-preset/50-procwatchd.preset
 	for page in packaging/man/*.[1-8]; do \
 	    rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; \
 	done
+	rm -rf $(DESTDIR)$(examples)
 	rm -f $(DESTDIR)/etc/procwatchd.yaml.new
 	$(if $(DESTDIR),,! command -v journalctl >/dev/null || journalctl --update-catalog)
 	$(if $(DESTDIR),,! [ -d /run/systemd/system ] || systemctl daemon-reload)
 
 clean:
-	rm -rf $(recorder).o $(venv) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(recorder).*.bpf.o $(venv) $(CACHE) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 need-root:
@@ -125,9 +167,22 @@ need-run:
 
 need-test:
 	@$(need) $(test_packages)
+	@packaging/unpack $(CACHE)/fleet $(fleet_packages)
 
 need-lint:
 	@$(need) $(lint_packages)
+
+need-deb:
+	@$(need) $(deb_packages)
+
+need-e2e:
+	@$(need) $(e2e_packages)
+
+need-dist:
+	@$(need) $(dist_packages)
+
+need-other:
+	@$(need) $(other_packages)
 
 need-bench:
 	@$(need) $(bench_packages)
@@ -139,9 +194,9 @@ $(venv)/made: FORCE
 	    grep -q '^command = .* $(CURDIR)/$(venv)$$' $(venv)/pyvenv.cfg || \
 	    { echo "making $(venv)" && rm -rf $(venv) && $(PYTHON) -m venv $(venv) && touch $@; }
 
-recorder = procwatchd/kernel/recorder.bpf
+recorder = procwatchd/kernel/recorder
 # Where there is no object it is tried again: clang may be there by now.
-sources = pyproject.toml packaging/build.py $(recorder).c $(if $(wildcard $(recorder).o),,FORCE)
+sources = pyproject.toml packaging/build.py $(recorder).bpf.c $(if $(wildcard $(recorder).*.bpf.o),,FORCE)
 
 $(venv)/stamp-run: $(sources) $(venv)/made
 	$(venv)/bin/pip install --quiet --use-pep517 -e .

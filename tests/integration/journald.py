@@ -34,16 +34,19 @@ _SCRIPT = 'exec 3<&"$1" 4<&"$2" && LISTEN_PID=$$ exec "$3"'
 class PrivateJournald:
     """A context: a journald in a directory of its own, which listens on `socket_path`.
 
-    Everything else is gone at the end: processes, directory.
+    With `keeps_sockets` they outlive it, as under systemd: the next one takes what waits there. Everything else is
+    gone at the end: processes, directory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_sockets: bool = False) -> None:
         # Not below pytest's directories: the path of a socket has at most 107 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="journald-"))
         self.run = self.directory / "run"
         self.logs = self.directory / "logs"
         self.socket_path = str(self.run / "socket")
         self._process: subprocess.Popen[bytes] | None = None
+        self._keeps_sockets = keeps_sockets
+        self._sockets: list[socket.socket] = []
 
     def __enter__(self) -> Self:
         try:
@@ -69,26 +72,16 @@ class PrivateJournald:
 
     def start(self) -> None:
         """Start it on what is in the directory; it takes entries when this returns."""
-        stream_path = str(self.run / "stdout")
-        for path in (self.socket_path, stream_path):
-            Path(path).unlink(missing_ok=True)
+        if not self._sockets:
+            self._sockets = self._listen()
         environment = {
             "RUNTIME_DIRECTORY": str(self.run),
             "LOGS_DIRECTORY": str(self.logs),
             "SYSTEMD_LOG_TARGET": "console",
             "LISTEN_FDS": "2",
         }
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
-            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream,
-            (self.directory / "output").open("ab") as output,
-        ):
-            listener.bind(self.socket_path)
-            # As systemd-journald-dev-log.socket has it; each datagram says who sent it.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            stream.bind(stream_path)
-            stream.listen()
-            fds = listener.fileno(), stream.fileno()
+        fds = [each.fileno() for each in self._sockets]
+        with (self.directory / "output").open("ab") as output:
             self._process = subprocess.Popen(
                 ["/bin/bash", "-c", _SCRIPT, "journald", *map(str, fds), str(DAEMON)],
                 env=environment,
@@ -97,6 +90,8 @@ class PrivateJournald:
                 stdout=output,
                 stderr=output,
             )
+        if not self._keeps_sockets:
+            self._close_sockets()
         self.sync()
 
     def sync(self) -> None:
@@ -147,7 +142,26 @@ class PrivateJournald:
     def stop(self) -> None:
         """End it for good and remove its directory."""
         self.kill()
+        self._close_sockets()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _listen(self) -> list[socket.socket]:
+        """The sockets that it is given: for datagrams, and for the lines of systemd-cat."""
+        stream_path = str(self.run / "stdout")
+        for path in (self.socket_path, stream_path):
+            Path(path).unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(self.socket_path)
+        # As systemd-journald-dev-log.socket has it; each datagram says who sent it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        stream.bind(stream_path)
+        stream.listen()
+        return [listener, stream]
+
+    def _close_sockets(self) -> None:
+        while self._sockets:
+            self._sockets.pop().close()
 
     def _is_ready(self) -> bool:
         """Whether it waits for signals: before, SIGRTMIN+1 would end it."""
