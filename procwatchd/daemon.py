@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from systemd import daemon as systemd_daemon
 from systemd import id128
 
 from procwatchd import __version__
@@ -44,6 +43,7 @@ from procwatchd.kernel.priority import may_run_in_real_time
 from procwatchd.kernel.queue import BatchQueue
 from procwatchd.kernel.recorder import Recorder, identity
 from procwatchd.metrics import metrics_text
+from procwatchd.notify import notify
 from procwatchd.process.procfs import may_read_environment
 from procwatchd.process.users import Users
 from procwatchd.runtime import RuntimeDirectory
@@ -435,8 +435,7 @@ class Daemon:
     @staticmethod
     def _notify(*lines: str) -> None:
         # Whoever asked to be told may be gone: that is no reason to end.
-        with contextlib.suppress(OSError):
-            systemd_daemon.notify("\n".join(lines))
+        notify("\n".join(lines))
 
 
 def _raise_descriptor_limit() -> None:

@@ -11,11 +11,12 @@ Facts:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 
 from systemd import daemon as systemd_daemon
+
+from procwatchd.notify import notify
 
 BARRIER_SECONDS = 5.0
 
@@ -92,6 +93,4 @@ class Store:
 
     @staticmethod
     def _send(message: str, *fds: int) -> None:
-        # Whoever keeps it may be gone: then nothing is kept.
-        with contextlib.suppress(OSError):
-            systemd_daemon.notify(message, fds=list(fds))
+        notify(message, fds)
