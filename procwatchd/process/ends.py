@@ -149,7 +149,11 @@ class Ends:
         process = lives[min(older, len(lives) - 1)]
         if record is not None and tid == tgid and _is_older(record, process, timestamp_ns):
             earlier = table.take_earlier(process)
-            return None if earlier is None else self._recorded(earlier, record)
+            if earlier is not None:
+                return self._recorded(earlier, record)
+            if table.lost_ns >= _began_ns(record, timestamp_ns):
+                return None  # of one whose FORK was lost
+            # A CPU was taken away amid its fork.
         if tid == tgid and (not self.follows_threads or tgid in self.records.others):
             return self._leader_ended(process, status, timestamp_ns, record)
         if process.threads is None and process.tally is None and tid == tgid:
@@ -376,4 +380,8 @@ def _is_older(record: TaskEnd, process: Process, ended_ns: int) -> bool:
     """Whether a record is of a process that began before this one."""
     if process.forked_ns is None:
         return False
-    return ended_ns - 1000 * record.process_elapsed_usec < process.forked_ns - FORK_NS
+    return _began_ns(record, ended_ns) < process.forked_ns - FORK_NS
+
+
+def _began_ns(record: TaskEnd, ended_ns: int) -> int:
+    return ended_ns - 1000 * record.process_elapsed_usec

@@ -836,3 +836,28 @@ def test_records_that_wait_for_an_exit_are_used_without_it(table: Table, ends: E
     assert ends.task_ended(10, 10, 0, at(200)) is None
     end = late_end(ends)
     assert (end.process, end.wait_status) == (process, CODE_3)
+
+
+def slow_fork(table: Table) -> Ends:
+    """The CPU was taken away for 60 ms between the making of a task and its FORK; it ended after 10 more."""
+    ends = Ends(table)
+    process = add(table, 10)
+    assert process.forked_ns is not None
+    slow = record(10, CODE_3)._replace(process_elapsed_usec=70_000)
+    ends.records.add([slow], process.forked_ns + 10_000_000)
+    return ends
+
+
+def test_a_fork_may_take_long(table: Table) -> None:
+    ends = slow_fork(table)
+    end = ends.task_ended(10, 10, CODE_3, at(100) + 10_000_000)
+    assert end is not None
+    assert (end.process.process_id, end.wait_status) == ("10-100", CODE_3)
+    assert table.get(10) is None
+
+
+def test_after_a_loss_it_may_be_the_end_of_who_was_there_before(table: Table) -> None:
+    ends = slow_fork(table)
+    table.lost(at(100))
+    assert ends.task_ended(10, 10, CODE_3, at(100) + 10_000_000) is None
+    assert table.get(10) is not None
