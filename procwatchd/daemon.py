@@ -41,7 +41,7 @@ from procwatchd.kernel.listener import Listener
 from procwatchd.kernel.marks import Marks
 from procwatchd.kernel.priority import may_run_in_real_time
 from procwatchd.kernel.queue import BatchQueue
-from procwatchd.kernel.recorder import Recorder, identity
+from procwatchd.kernel.recorder import Recorder, identity, is_whole
 from procwatchd.metrics import metrics_text
 from procwatchd.notify import notify
 from procwatchd.process.procfs import may_read_environment
@@ -120,15 +120,16 @@ class Daemon:
         self._clock = Clock()
         self._users = Users()
         self._store = store = Store()
-        kept = store.take(CONNECTOR)
-        # All else that is kept belongs to what the socket holds.
-        self._marks = marks = Marks(store.take(MARKS) if kept is not None else None)
+        # One is nothing without the other, and all else that is kept belongs to what the socket holds.
+        marked = store.take(MARKS)
+        kept = None if marked is None else store.take(CONNECTOR)
+        self._marks = marks = Marks(None if kept is None else marked)
         # First of all: where another program listens, events come from the moment that there is a socket.
         self._recorder, self._no_recorder = _open_recorder(config, store, marks)
         self._connector = Connector(config.capture.receive_buffer_bytes, kept=kept, marks=marks)
         self._batches = BatchQueue()
         self._accounting, self._no_accounting = _open_accounting(config, store, marks)
-        self._listener = Listener(self._connector, self._batches, self._accounting, self._recorder)
+        self._listener = Listener(self._connector, self._batches, self._accounting, self._recorder, marks)
         self._writer = _open_writer(options.output, self._boot_id)
         self._worker = Worker(
             config,
@@ -138,6 +139,7 @@ class Daemon:
             self._users,
             open_bell=Bell,
             is_recording=self._recorder is not None,
+            is_recorder_kept=self._recorder is not None and self._recorder.is_kept,
             connector=self._connector,
             accounting=self._accounting,
             marks=marks,
@@ -176,7 +178,7 @@ class Daemon:
 
     def _start(self) -> None:
         self._users.start()
-        self._worker.fork_watch.begin()
+        self._worker.begin()
         if self._accounting is not None and not self._accounting.is_kept:
             while self._accounting.receive():
                 pass  # of tasks whose EXIT was before
@@ -184,7 +186,9 @@ class Daemon:
         listening_since_ns = time.monotonic_ns()
         self._listening_since_usec = listening_since_ns // 1000
         if self._connector.was_deaf:
-            self._blindnesses.append(Blindness(self._marks.words[Marks.RECEIVED_NS], listening_since_ns))
+            # How much was missed is shown by the forks, if at all.
+            missed = Blindness(self._connector.heard_until_ns, listening_since_ns)
+            self._worker.ask(lambda: self._worker.tell_blindness(missed))
         self._keep()
         self._listener.start(early, self._wake, self._notice)
         if not self._worker.is_restored:
@@ -231,8 +235,11 @@ class Daemon:
         if self._no_accounting:
             text += f"; ends only as far as the connector tells of them: {self._no_accounting}"
         since_usec = self._directory.last_listened_usec(self._boot_id)
-        if self._connector.is_kept:
+        if self._connector.was_deaf:
+            since_usec = self._connector.heard_until_ns // 1000
+        elif self._connector.is_kept:
             since_usec = None  # the kernel went on to tell
+        if self._connector.is_kept:
             text += f"; kept over the restart: {', '.join(self._kept())}"
         until_usec = None if since_usec is None else self._listening_since_usec
         if since_usec is not None:
@@ -256,7 +263,7 @@ class Daemon:
     def _kept(self) -> list[str]:
         """What was kept for us."""
         kept = {
-            "connector": self._connector.is_kept,
+            "connector": self._connector.is_kept and not self._connector.was_deaf,
             "accounting": self._accounting is not None and self._accounting.is_kept,
             "recorder": self._recorder is not None and self._recorder.is_kept,
             "table": self._worker.is_restored,
@@ -376,6 +383,8 @@ class Daemon:
     def _stop(self) -> None:
         self._notify("STOPPING=1", "STATUS=Writing what was received")
         kernel_forks, _ack = self._ask_for_acks()
+        # After the ACK: one fork too many would be taken for a blindness by whoever comes after us.
+        forks_left = self._worker.fork_watch.kernel_forks()
         stopped_usec = time.monotonic_ns() // 1000
         self._listener.stop()
         self._directory.write_stopped(self._boot_id, stopped_usec)
@@ -386,13 +395,14 @@ class Daemon:
         self._writer.wait(DRAIN_SECONDS)
         self._write_terms("stop", kernel_forks)
         self._writer.flush()
-        self._writer.wait(DRAIN_SECONDS)
+        if self._writer.wait(DRAIN_SECONDS):
+            self._worker.losses.mark_told()
+        self._worker.settle()
         self._writer.close()
         self._users.close()
         stays = self._store.is_there
         if stays and is_well:
-            self._store.keep_memory(STATE, self._worker.state())
-            self._store.settle()
+            self._leave(forks_left)
         self._connector.close(stays=stays)
         self._worker.close()
         if self._accounting is not None:
@@ -400,6 +410,14 @@ class Daemon:
         if self._recorder is not None:
             self._recorder.close()
         self._batches.close()
+
+    def _leave(self, kernel_forks: KernelForks | None) -> None:
+        """Have kept what the worker knows; where that fails, whoever comes after us looks for itself."""
+        try:
+            self._store.keep_memory(STATE, lambda file: self._worker.leave(file, kernel_forks))
+        except Exception as error:
+            print(f"procwatchd: what is known cannot be kept: {error!r}", file=sys.stderr)
+        self._store.settle()
 
     def _check(self, kernel_forks: KernelForks | None, ack: int | None) -> None:
         """What is done each minute, and after what is worth an alert: the metrics are as fresh as that."""
@@ -464,7 +482,12 @@ def _open_recorder(config: Config, store: Store, marks: Marks) -> tuple[Recorder
     if config.capture.arguments == "proc":
         return None, "capture.arguments is proc"
     try:
-        return Recorder(kept=store.take_all(_recorder_prefix()), marks=marks), ""
+        prefix = _recorder_prefix()
+        kept = store.take_all(prefix)
+        if not is_whole(kept):
+            store.give_back(prefix, kept)
+            kept = {}
+        return Recorder(kept=kept, marks=marks), ""
     except (KernelError, DeniedError) as error:
         if config.capture.arguments == "recorder":
             raise

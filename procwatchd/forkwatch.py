@@ -34,7 +34,12 @@ class ForkWatch:
     What is compared is how many forks more than FORKs there were at one moment, `beyond`; of these `told` are told of.
     """
 
+    KEPT = ("_left",)
+
     def __init__(self, count: Callable[[], int | None]) -> None:
+        # What whoever ran before us has left: which of the kernel's counts, and what it was as of the last FORK.
+        self._left: tuple[bool, int] | None = None
+        self.goes_on = False
         self._set_out(count, None)
         self._told_before = 0
         self._well_ns = time.monotonic_ns()
@@ -55,9 +60,25 @@ class ForkWatch:
         """How many forks were told to be missing."""
         return self._told_before + self._told
 
-    def begin(self) -> None:
-        """Count from now on; just before the subscription."""
+    def begin(self, *, of_processes: bool, may_go_on: bool = True) -> None:
+        """Count from now on, or where it may be from where the one before us stopped; just before the subscription.
+
+        `of_processes` says which of the kernel's counts it is.
+        """
         self._recount(self._counting[0])
+        count, before, mark = self._counting
+        if may_go_on and before is not None and self._left is not None and self._left[0] == of_processes:
+            # What was not told meanwhile is missing: it is compared from the first time on.
+            self.goes_on, self._is_new = True, False
+            self._counting = (count, self._left[1], mark)
+
+    def leave(self, forks: KernelForks | None, later: int, *, of_processes: bool) -> None:
+        """Have another one go on: these were the forks by an ACK, after which so many more FORKs were worked off."""
+        number, before = self.number(forks), self._counting[1]
+        if number is None or before is None:
+            self._left = None
+        else:
+            self._left = of_processes, before + number + later
 
     def compare_with(self, count: Callable[[], int | None]) -> None:
         """Compare with this count from now on, if that is another one."""

@@ -89,9 +89,9 @@ class Losses:
 
     `is_blind` says whether the kernel tells nothing now; `blindnesses` and `resyncs` are how many there were, `records`
     how many records of ended tasks had no room, `execs`, `signals` and `pending` how many recordings of these.
-    `told` is how many events were told to be lost that had been received. `want_acks` asks for an ACK of each CPU,
-    which shows where a loss was; it does not wait. `on_lost_signals` is called where the last signal to a process may
-    be one that was lost. What is told is noted in `marks`.
+    `told` is how many events that had been received were told to be lost, in entries that are written. `want_acks`
+    asks for an ACK of each CPU, which shows where a loss was; it does not wait. `on_lost_signals` is called where the
+    last signal to a process may be one that was lost. What is told is noted in `marks`.
     """
 
     def __init__(
@@ -123,6 +123,8 @@ class Losses:
         self._on_lost_signals = on_lost_signals
         self._marks = marks
         self._pending_told = 0
+        # Written maybe, or held by the writer.
+        self._untold: list[_Lost] = []
         self._in_hand_usec = (0, 0)
         self._lost = _Lost()
         self._acks_wanted = False
@@ -281,16 +283,19 @@ class Losses:
             text = f"{recordings} recordings of execs or signals; arguments or senders may be missing"
             span_usec = (lost.recordings_since_ns // 1000, lost.recordings_until_ns // 1000)
             self._write(text, "recorder", recordings, *span_usec)
-        self._mark_told(lost)
+        if lost.is_any:
+            self._untold.append(lost)
 
-    def _mark_told(self, lost: _Lost) -> None:
-        """Note what need not be told again by whoever comes after us."""
+    def mark_told(self) -> None:
+        """All that was told so far is written: whoever comes after us need not tell it again."""
         words = self._marks.words
-        self.told += lost.queue + lost.in_hand
-        words[Marks.DROPS] += lost.kernel
-        words[Marks.RECORD_DROPS] += lost.record_drops
-        words[Marks.EXECS_LOST] += lost.execs
-        words[Marks.SIGNALS_LOST] += lost.signals
+        for lost in self._untold:
+            self.told += lost.queue + lost.in_hand
+            words[Marks.DROPS] += lost.kernel
+            words[Marks.RECORDS_LOST] += lost.record_drops
+            words[Marks.EXECS_LOST] += lost.execs
+            words[Marks.SIGNALS_LOST] += lost.signals
+        self._untold.clear()
         words[Marks.PENDING_LOST] += self.pending - self._pending_told
         self._pending_told = self.pending
 

@@ -12,6 +12,7 @@ import io
 import pickle
 import sys
 from collections import deque
+from typing import BinaryIO
 
 from procwatchd.kernel.recording import ExecRecording, SignalRecording
 from procwatchd.kernel.taskstats import TaskEnd
@@ -19,6 +20,7 @@ from procwatchd.process.cgroup import Place
 from procwatchd.process.kills import Signal
 from procwatchd.process.model import Context, Creds, Image, Killer, Process
 from procwatchd.process.others import Group
+from procwatchd.process.resync import Summary
 from procwatchd.process.table import Account, LongImage
 from procwatchd.process.tally import Tally
 from procwatchd.process.users import Users
@@ -37,14 +39,17 @@ _CLASSES: tuple[type, ...] = (
     Signal,
     SignalRecording,
     Tally,
+    Summary,
     TaskEnd,
     deque,
 )
 _USERS = "users"
+# To be raised where the same names come to mean something else.
+_VERSION = 1
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, users: Users) -> None:
+    def __init__(self, file: BinaryIO, users: Users) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self._users = users
 
@@ -67,20 +72,21 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not one of the classes that are kept")
 
 
-def pack(parts: dict[str, object], lives: list[Process], users: Users) -> bytes:
-    """These parts as they are, for `unpack`. `lives` are all that they refer to, each after its parent."""
-    file = io.BytesIO()
+def pack(file: BinaryIO, parts: dict[str, object], lives: list[Process], users: Users, received: int) -> None:
+    """Write these parts as they are, for `unpack`, after so many events were received.
+
+    `lives` are all that they refer to, each after its parent.
+    """
     kept = {name: {key: getattr(part, key) for key in _kept_of(part)} for name, part in parts.items()}
     # The lives come first: so a long line of parents is no deep nesting.
-    _Pickler(file, users).dump((layout(parts), lives, kept))
-    return file.getvalue()
+    _Pickler(file, users).dump((layout(parts), received, lives, kept))
 
 
-def unpack(data: bytes, parts: dict[str, object], users: Users) -> bool:
-    """Make these parts what others were, if `data` is of such; False, and nothing changed, where it is not."""
+def unpack(data: bytes, parts: dict[str, object], users: Users, received: int) -> bool:
+    """Make these parts what others were after as many events; False, and nothing changed, if `data` is not of that."""
     try:
-        found, _lives, kept = _Unpickler(io.BytesIO(data), users).load()
-        if found != layout(parts):
+        *found, _lives, kept = _Unpickler(io.BytesIO(data), users).load()
+        if found != [layout(parts), received]:
             return False
     except Exception:
         # Whatever is wrong with it, there is /proc to learn from.
@@ -103,4 +109,4 @@ def layout(parts: dict[str, object]) -> str:
     classes = [
         (one.__qualname__, getattr(one, "_fields", None) or getattr(one, "__slots__", ())) for one in _CLASSES
     ]
-    return hashlib.sha256(repr((sys.version_info[:2], kept, classes)).encode()).hexdigest()
+    return hashlib.sha256(repr((_VERSION, sys.version_info[:2], kept, classes)).encode()).hexdigest()

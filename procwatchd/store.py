@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Callable
+from typing import BinaryIO
 
 from systemd import daemon as systemd_daemon
 
@@ -42,8 +44,12 @@ class Store:
         names = [name for name in self._kept if name.startswith(prefix)]
         return {name.removeprefix(prefix): self._kept.pop(name) for name in names}
 
+    def give_back(self, prefix: str, fds: dict[str, int]) -> None:
+        """What `take_all` gave is of no use."""
+        self._kept.update({prefix + name: fd for name, fd in fds.items()})
+
     def take_memory(self, name: str) -> bytes | None:
-        """What `keep_memory` was given, once: nobody else is to find it."""
+        """What was written for `keep_memory`, once: nobody else is to find it."""
         fd = self.take(name)
         if fd is None:
             return None
@@ -52,11 +58,11 @@ class Store:
             file.seek(0)
             return file.read()
 
-    def keep_memory(self, name: str, data: bytes) -> None:
-        """Have bytes kept from now on."""
+    def keep_memory(self, name: str, write: Callable[[BinaryIO], None]) -> None:
+        """Have kept from now on what this writes to the file that it is given."""
         fd = os.memfd_create(f"procwatchd-{name}", os.MFD_CLOEXEC)
         with open(fd, "wb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             self.keep(name, fd)
 

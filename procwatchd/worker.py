@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import BinaryIO
 
 from procwatchd.config import Config
 from procwatchd.errors import KernelError
@@ -116,6 +117,7 @@ class Worker:
         *,
         open_bell: Callable[[], Bell] | None = None,
         is_recording: bool = False,
+        is_recorder_kept: bool = False,
         connector: Connector | None = None,
         accounting: Accounting | None = None,
         marks: Marks | None = None,
@@ -138,6 +140,7 @@ class Worker:
         self._batches = batches
         self._open_bell = open_bell
         self._is_recording = is_recording
+        self._is_recorder_kept = is_recorder_kept
         self._poller = select.poll()
         self._poller.register(batches, select.POLLIN)
         self._clock = clock
@@ -183,10 +186,7 @@ class Worker:
         self._settled_before = self._marks.words[Marks.SETTLED]
         self._handled = 0
         self._unsettled = 0
-        if connector is not None and connector.is_kept:
-            self.ledger.is_taken_over()
-            self.losses.note_in_hand()
-        self.is_restored = state is not None and unpack(state, self._kept(), users)
+        self.is_restored = self._take_over(state)
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -258,12 +258,43 @@ class Worker:
             "others": self._ends.records.others,
             "kills": self._kills,
             "recorded": self._recorded,
+            "traced": self._records,
             "sequences": self.ledger.sequences,
+            "resync": self.resync,
+            "forks": self.fork_watch,
         }
 
-    def state(self) -> bytes:
-        """What another one may go on with, who gets all that comes after; after the end of the thread."""
-        return pack(self._kept(), self.table.all(), self._users)
+    def leave(self, file: BinaryIO, kernel_forks: KernelForks | None) -> None:
+        """Write what another one may go on with, who gets all that comes after; after the end of the thread.
+
+        `kernel_forks` is what the kernel had counted just after the last ACK.
+        """
+        if self.resync.is_running:
+            self.resync.give_up()
+        later = self.ledger.forks - self._forks_acknowledged
+        self.fork_watch.leave(kernel_forks, later, of_processes=not self._needed.threads)
+        pack(file, self._kept(), self.table.all(), self._users, self._marks.words[Marks.RECEIVED])
+
+    def _take_over(self, state: bytes | None) -> bool:
+        """Go on from where another one stopped; whether it has left what it knew then."""
+        if self._connector is None or not self._connector.is_kept:
+            return False
+        self.ledger.is_taken_over()
+        self.losses.note_in_hand()
+        received = self._marks.words[Marks.RECEIVED]
+        if state is None or not unpack(state, self._kept(), self._users, received):
+            return False
+        if not self._is_recorder_kept:
+            self._kills.forget_all()
+            self._recorded.lost(time.monotonic_ns())
+        if self._accounting is None or not self._accounting.is_kept:
+            self._ends.lost(time.monotonic_ns())
+        return True
+
+    def begin(self) -> None:
+        """Count the forks from now on; just before the subscription."""
+        of_processes = not self._needed.threads
+        self.fork_watch.begin(of_processes=of_processes, may_go_on=self._is_recorder_kept or not of_processes)
 
     def scan(self) -> None:
         """Learn who lives already; while the listener receives, before `start`."""
@@ -413,10 +444,10 @@ class Worker:
             self._next_second = now + 1.0
             self._try(self._once_a_second)
         self._do_asked(now)
-        self._settle()
         if not self._try(self._step_resync):
             self.resync.give_up()
         self._write_held()
+        self.settle()
         if not self._stopping:
             return not self.writer.broken
         if not self._batches.is_empty:
@@ -426,7 +457,7 @@ class Worker:
         self._do_asked(now + ACK_SECONDS)
         self.losses.tell(self.writer.take_loss(), self._clock.realtime_offset_ns, at_once=True)
         self.writer.flush()
-        self._settle()
+        self.settle()
         return False
 
     def _write_held(self) -> None:
@@ -434,6 +465,7 @@ class Worker:
         before = self.writer.held_events
         if self.writer.wait(0):
             self._held_seconds = 0.0
+            self.losses.mark_told()
         elif self.writer.held_events < before:
             self._held_seconds = HELD_SECONDS
         else:
@@ -530,7 +562,7 @@ class Worker:
             self._kills.come_to(event[7])
             self._handle_event(event, outcomes.get(n))
         if count:
-            self._concluded_ns = self._marks.words[Marks.SETTLED_NS] = events[count - 1][7]
+            self._concluded_ns = events[count - 1][7]
             self._ripen(self._concluded_ns)
 
     def _ripen(self, until_ns: float) -> None:
@@ -583,17 +615,20 @@ class Worker:
         if self.writer.held_events == self._unsettled:
             self._marks.words[Marks.SETTLED] += 1
         else:
-            self._settle()
+            self.settle()
 
-    def _settle(self) -> None:
-        """Mark how much of all that was received has come to its end."""
-        ledger = self.ledger
+    def settle(self) -> None:
+        """Mark how much of all that was received has come to its end. On the worker's thread, or while there is none.
+
+        An EXIT that waits for the end of its process has: whoever comes after us finds that process without its leader.
+        """
+        ledger, words = self.ledger, self._marks.words
         self._unsettled = self.writer.held_events
         others = ledger.malformed + ledger.odd + ledger.foreign + self.losses.told
-        handled = (
-            self._handled - self._unsettled - sum(map(len, self._credited.values())) - self._ends.waiting
-        )
-        self._marks.words[Marks.SETTLED] = self._settled_before + handled + others
+        credited = sum(map(len, self._credited.values()))
+        words[Marks.SETTLED] = self._settled_before + self._handled - self._unsettled - credited + others
+        if not self._unsettled:
+            words[Marks.SETTLED_NS] = self._concluded_ns
 
     def _note_ack(self, number: int, error: int) -> None:
         if self._connector is None or not self._connector.is_ours(number):
@@ -603,7 +638,7 @@ class Worker:
             if may_lower(error):
                 self._on_danger()
         else:
-            if self._acknowledged is None:
+            if self._acknowledged is None and not self.fork_watch.goes_on:
                 # That of the subscription. What came before came by others'.
                 self.ledger.forks = 0
             if self._is_acknowledged(number):

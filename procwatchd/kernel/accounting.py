@@ -110,7 +110,8 @@ class Accounting:
         marks: Marks | None = None,
     ) -> None:
         self.is_kept = kept is not None
-        (self._drops_before,) = (marks or Marks()).told(Marks.RECORD_DROPS, is_kept=self.is_kept)
+        counters = (Marks.RECORDS_LOST, Marks.QUEUE_RECORDS)
+        self._told = (marks or Marks()).told(*counters, is_kept=self.is_kept)[0]
         self._cpus = _possible_cpus()
         self._family = 0
         # What a socket that was kept has is not to be mixed with answers.
@@ -125,10 +126,11 @@ class Accounting:
                 self._register()
                 self._prove()
         except BaseException:
-            self.close()
+            self.close(stays=self.is_kept)
             raise
-        if self.is_kept:
-            self._asking.close()
+        finally:
+            if self.is_kept:
+                self._asking.close()
         self._receiver = MessageReceiver(self._socket.fileno())
 
     def fileno(self) -> int:
@@ -144,8 +146,8 @@ class Accounting:
         return self._receiver.receive()
 
     def drops(self) -> int:
-        """How many messages the socket had no room for, that nobody before us told of (32 bits)."""
-        return (netlink.drops(self._socket) - self._drops_before) & 0xFFFFFFFF
+        """How many messages the socket had no room for, without those told of by others before us (32 bits)."""
+        return netlink.drops(self._socket) - self._told
 
     def close(self, *, stays: bool = False) -> None:
         """Take the registration back, but where it `stays` for others, and close the socket."""

@@ -97,7 +97,7 @@ class BulkReceiver:
 class Connector:
     """A subscribed socket on the proc connector; `kept` is the descriptor of one that was subscribed before us.
 
-    `was_deaf` where the kernel told that one of nothing any more.
+    `was_deaf` where the kernel told that one of nothing any more, at some time after `heard_until_ns`.
 
     `receive_buffer_bytes` is what was granted; `receive_buffer_wanted` what was asked for. What it asks, and what a
     former one had asked and been told, is in `marks`.
@@ -113,6 +113,7 @@ class Connector:
         self.receive_buffer_wanted = receive_buffer_bytes
         self.is_kept = kept is not None
         self.was_deaf = False
+        self.heard_until_ns = (marks or Marks()).words[Marks.RECEIVED_NS]
         marks = marks or Marks()
         (self._drops_before,) = marks.told(Marks.DROPS, is_kept=self.is_kept)
         self._marks = marks.words

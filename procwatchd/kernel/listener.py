@@ -18,6 +18,7 @@ from procwatchd.kernel import wire
 from procwatchd.kernel.accounting import Accounting
 from procwatchd.kernel.connector import BULK, Connector, Received
 from procwatchd.kernel.heartbeat import Blindness, Heartbeat
+from procwatchd.kernel.marks import Marks
 from procwatchd.kernel.priority import run_in_real_time
 from procwatchd.kernel.queue import Batch, BatchQueue
 from procwatchd.kernel.recorder import NO_RECORDINGS, Recorder, Recordings
@@ -56,6 +57,7 @@ class Listener:
         batches: BatchQueue,
         accounting: Accounting | None = None,
         recorder: Recorder | None = None,
+        marks: Marks | None = None,
     ) -> None:
         self.running = False
         self.progress = 0
@@ -69,9 +71,8 @@ class Listener:
         self._foreign = 0
         self._odd = 0
         self._queue_lost = 0
-        self._records_lost = 0
-        self._execs_lost = 0
-        self._signals_lost = 0
+        # What the queue had no room for: whoever comes after us goes on to count.
+        self._lost = (marks or Marks()).words
         small = connector.receive_buffer_bytes < SMALL_BUFFER_BYTES
         usual = GATHER_SECONDS if recorder is None else RECORDED_GATHER_SECONDS
         self._gather_seconds = SMALL_GATHER_SECONDS if small else usual
@@ -191,15 +192,16 @@ class Listener:
             drops,
             self._queue_lost,
             records,
-            self._records_lost + (self._accounting.drops() if self._accounting is not None else 0),
+            self._lost[Marks.QUEUE_RECORDS]
+            + (self._accounting.drops() if self._accounting is not None else 0),
             recordings,
-            self._execs_lost + lost[0],
-            self._signals_lost + lost[1],
+            self._lost[Marks.QUEUE_EXECS] + lost[0],
+            self._lost[Marks.QUEUE_SIGNALS] + lost[1],
             lost[2],
         )
         if not self._batches.put(batch):
             self._queue_lost += len(received.datagrams) // wire.EVENT_BYTES
-            self._records_lost += count
+            self._lost[Marks.QUEUE_RECORDS] += count
             self._lose(recordings)
 
     def _limited(self, recordings: Recordings) -> Recordings:
@@ -208,12 +210,12 @@ class Listener:
         if fill < LONG_FILL:
             return recordings
         short = [item for item in recordings.execs if len(item) <= SHORT_BYTES] if fill < SHORT_FILL else []
-        self._execs_lost += len(recordings.execs) - len(short)
+        self._lost[Marks.QUEUE_EXECS] += len(recordings.execs) - len(short)
         return Recordings(short, recordings.signals)
 
     def _lose(self, recordings: Recordings) -> None:
-        self._execs_lost += len(recordings.execs)
-        self._signals_lost += len(recordings.signals)
+        self._lost[Marks.QUEUE_EXECS] += len(recordings.execs)
+        self._lost[Marks.QUEUE_SIGNALS] += len(recordings.signals)
 
     def _records(self) -> tuple[bytes, int]:
         """The records of ended tasks that are there, and how many; bounded like the events."""

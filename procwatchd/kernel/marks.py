@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 
-_WORDS = 10
+_WORDS = 13
 _BYTES = 8 * _WORDS
 
 
@@ -19,12 +19,16 @@ class Marks:
 
     In datagrams: `RECEIVED` from the socket, and of these `SETTLED`, that is written, dropped, or told as lost.
     `RECEIVED_NS` and `SETTLED_NS` are about when the last of each was (CLOCK_MONOTONIC). `ASKED` is the number of the
-    last request to the connector. `DROPS` of the connector's socket, `RECORD_DROPS` of the accounting's, `EXECS_LOST`,
-    `SIGNALS_LOST` and `PENDING_LOST` of the recorder are the kernel's counters as far as they are told of.
+    last request to the connector.
+
+    The others go on for as long as what the kernel counts. What our queue had no room for: `QUEUE_RECORDS`,
+    `QUEUE_EXECS`, `QUEUE_SIGNALS`. What is told of that and of the kernel's counters together: `DROPS` of the
+    connector's socket, `RECORDS_LOST`, `EXECS_LOST`, `SIGNALS_LOST`, and `PENDING_LOST`.
     """
 
     RECEIVED, SETTLED, RECEIVED_NS, SETTLED_NS, ASKED = range(5)
-    DROPS, RECORD_DROPS, EXECS_LOST, SIGNALS_LOST, PENDING_LOST = range(5, _WORDS)
+    DROPS, RECORDS_LOST, EXECS_LOST, SIGNALS_LOST, PENDING_LOST = range(5, 10)
+    QUEUE_RECORDS, QUEUE_EXECS, QUEUE_SIGNALS = range(10, _WORDS)
 
     def __init__(self, fd: int | None = None) -> None:
         if fd is None:

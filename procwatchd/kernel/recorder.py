@@ -30,12 +30,17 @@ LOCKDOWN = "/sys/kernel/security/lockdown"
 
 # As the source has it.
 COPIES = 4
+_MAPS = ("execs", "signals", "pending")
+_PROGRAMS = ("record_signal", "record_victim", "count_fork")
 
 # Limits. Rings are powers of two. Of a CPU in use some hundreds of execs must have room while the listener lets them
 # gather, or fewer of the longest.
 EXECS_BYTES_PER_CPU = 512 << 10
 EXECS_BYTES = (2 << 20, 16 << 20)
-_COUNTERS = (Marks.EXECS_LOST, Marks.SIGNALS_LOST, Marks.PENDING_LOST)
+_COUNTERS = (
+    *(Marks.EXECS_LOST, Marks.SIGNALS_LOST, Marks.PENDING_LOST),
+    *(Marks.QUEUE_EXECS, Marks.QUEUE_SIGNALS),
+)
 # What is taken at once; the rest is there the next time.
 TAKEN = 1 << 16
 
@@ -77,7 +82,7 @@ class Recorder:
             self._counts = words(self.fds["counts"])
             self._rings = Rings({self.fds[name]: _gather(items) for name, items in gathering.items()})
             self._told = (marks or Marks()).told(*_COUNTERS, is_kept=self.is_kept)
-            self._forks_before = self._counts[3], misses(self.fds["count_fork"])
+            self._forks_missed = misses(self.fds["count_fork"])
         except OSError as error:
             if self._object is not None:
                 self._object.close()
@@ -97,25 +102,24 @@ class Recorder:
 
     @property
     def lost_execs(self) -> int:
-        """How many execs had no room in the ring, that nobody before us told of."""
-        return max(0, self._counts[0] - self._told[0])
+        """How many execs had no room in the ring, without those told of by others before us."""
+        return self._counts[0] - self._told[0]
 
     @property
     def lost_signals(self) -> int:
         """The same of signals, with those that the kernel left out."""
         left_out = misses(self.fds["record_signal"]) + misses(self.fds["record_victim"])
-        return max(0, self._counts[1] + left_out - self._told[1])
+        return self._counts[1] + left_out - self._told[1]
 
     @property
     def lost_pending(self) -> int:
         """The same of signals that were blocked."""
-        return max(0, self._counts[2] - self._told[2])
+        return self._counts[2] - self._told[2]
 
     @property
     def process_forks(self) -> int | None:
-        """How many processes, not threads, were forked since it was made; None where the kernel left some out."""
-        before, missed_before = self._forks_before
-        return None if misses(self.fds["count_fork"]) != missed_before else self._counts[3] - before
+        """How many processes, not threads, were forked since it was loaded; None where the kernel left some out."""
+        return None if misses(self.fds["count_fork"]) != self._forks_missed else self._counts[3]
 
     def close(self) -> None:
         """Use it no more; it ends where nobody else keeps its descriptors."""
@@ -136,6 +140,17 @@ def identity(path: str = OBJECT) -> str:
         return ""
 
 
+def is_whole(kept: dict[str, int]) -> bool:
+    """Whether nothing is missing of a recorder's descriptors: each of its links says how many there are."""
+    links = [name for name in kept if name.startswith("link")]
+    wanted = {*_MAPS, *_PROGRAMS, "counts", *_link_names(len(links))}
+    return bool(links) and set(kept) == wanted
+
+
+def _link_names(count: int) -> list[str]:
+    return [f"link{n}of{count}" for n in range(count)]
+
+
 def _load(path: str) -> BpfObject:
     if not os.path.exists(path):
         raise KernelError("the recorder was not built: that takes clang and libbpf-dev")
@@ -149,9 +164,10 @@ def _load(path: str) -> BpfObject:
 
 
 def _descriptors(loaded: BpfObject) -> dict[str, int]:
-    maps = {name: loaded.map(name) for name in ("execs", "signals", "pending")}
-    programs = {name: loaded.program(name) for name in ("record_signal", "record_victim", "count_fork")}
-    links = {f"link{n}": fd for n, fd in enumerate(loaded.links())}
+    maps = {name: loaded.map(name) for name in _MAPS}
+    programs = {name: loaded.program(name) for name in _PROGRAMS}
+    attached = loaded.links()
+    links = dict(zip(_link_names(len(attached)), attached, strict=True))
     return {**maps, "counts": loaded.map(".bss"), **programs, **links}
 
 

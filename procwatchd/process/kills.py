@@ -86,6 +86,12 @@ class Kills:
             else:
                 del self._of_process[pid]
 
+    def forget_all(self) -> None:
+        """Nobody recorded any for a while."""
+        self._waiting.clear()
+        self._of_process.clear()
+        self._unsure_ns = self._now_ns()
+
     def come_to(self, now_ns: int) -> None:
         """Take in what was generated before that time: whoever sent it is in the table now, if ever."""
         waiting = self._waiting

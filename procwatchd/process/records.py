@@ -31,6 +31,8 @@ class RecordMaker:
     `hasher` is for the executables that were opened to be hashed.
     """
 
+    KEPT = ("_traced",)
+
     def __init__(self, table: Table, ends: Ends, kills: Kills, own_pid: int) -> None:
         self.hasher = Hasher()
         self._table = table

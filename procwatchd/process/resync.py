@@ -47,6 +47,8 @@ class Resync:
     `ask` is called when an event is needed that shows how far the events have been worked off.
     """
 
+    KEPT = ("_wanted",)
+
     def __init__(self, table: Table, ends: Ends, reader: Reader, ask: Callable[[], object]) -> None:
         self._table = table
         self._ends = ends

@@ -21,7 +21,7 @@ class Kernel:
 def test_it_counts_from_the_beginning() -> None:
     kernel = Kernel()
     watch = ForkWatch(kernel.count)
-    watch.begin()
+    watch.begin(of_processes=True)
     kernel.forks += 50
     assert watch.number(watch.kernel_forks()) == 50
 
@@ -29,7 +29,7 @@ def test_it_counts_from_the_beginning() -> None:
 def test_another_count_begins_anew() -> None:
     tasks, processes = Kernel(), Kernel()
     watch = ForkWatch(tasks.count)
-    watch.begin()
+    watch.begin(of_processes=True)
     assert [watch.check(beyond) for beyond in (0, 40)] == [None] * 2
     assert watch.check(40) is not None
     tasks.forks += 7
@@ -52,7 +52,7 @@ def test_another_count_begins_anew() -> None:
 
 def test_without_a_count_nothing_is_compared() -> None:
     watch = ForkWatch(lambda: None)
-    watch.begin()
+    watch.begin(of_processes=True)
     assert watch.kernel_forks() is None
     assert watch.number(None) is None
     assert watch.comparable(None) is None
@@ -96,3 +96,33 @@ def test_what_a_blindness_hid_is_told_once(watch: ForkWatch) -> None:
     assert watch.untold(30) == 30
     assert watch.untold(30) == 0
     assert [watch.check(beyond) for beyond in (30, 30)] == [None] * 2
+
+
+def restarted(kernel: Kernel, *, of_processes: bool) -> ForkWatch:
+    """Another watch, that goes on where one stopped, which had worked off all FORKs but 3 by its last ACK."""
+    first = ForkWatch(kernel.count)
+    first.begin(of_processes=True)
+    kernel.forks += 50
+    first.leave(first.kernel_forks(), 3, of_processes=True)
+    second = ForkWatch(kernel.count)
+    second._left = first._left
+    second.begin(of_processes=of_processes)
+    return second
+
+
+def test_who_comes_after_goes_on_to_compare() -> None:
+    kernel = Kernel()
+    watch = restarted(kernel, of_processes=True)
+    assert watch.goes_on
+    # 3 were worked off before; 10 were not told, and 4 were.
+    kernel.forks += 3 + 10 + 4
+    assert watch.number(watch.kernel_forks()) == 14
+    assert [watch.check(14 - 4), watch.check(14 - 4)][1] is not None
+    assert watch.told == 10
+
+
+def test_of_another_count_nobody_goes_on() -> None:
+    kernel = Kernel()
+    watch = restarted(kernel, of_processes=False)
+    assert not watch.goes_on
+    assert watch.number(watch.kernel_forks()) == 0

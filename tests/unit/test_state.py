@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 
@@ -27,11 +28,19 @@ def parts_of(table: Table) -> dict[str, object]:
     return {type(part).__name__: part for part in parts}
 
 
+RECEIVED = 7
+
+
+def packed(table: Table) -> bytes:
+    file = io.BytesIO()
+    pack(file, parts_of(table), table.all(), table._users, RECEIVED)
+    return file.getvalue()
+
+
 def moved(table: Table) -> Table:
     """Another table, of what this one had."""
-    users = table._users
-    other = Table(StillClock(), users)
-    assert unpack(pack(parts_of(table), table.all(), users), parts_of(other), users)
+    other = Table(StillClock(), table._users)
+    assert unpack(packed(table), parts_of(other), table._users, RECEIVED)
     return other
 
 
@@ -80,13 +89,23 @@ def test_a_long_line_of_parents_is_no_obstacle(table: Table) -> None:
 
 def test_of_another_layout_nothing_is_taken(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     add(table, 10)
-    data = pack(parts_of(table), table.all(), table._users)
+    data = packed(table)
     other = Table(StillClock(), table._users)
     monkeypatch.setattr(Kills, "KEPT", (*Kills.KEPT, "forgotten"))
-    assert not unpack(data, parts_of(other), table._users)
+    assert not unpack(data, parts_of(other), table._users, RECEIVED)
     monkeypatch.undo()
     monkeypatch.setattr(state, "_CLASSES", state._CLASSES[1:])
-    assert not unpack(data, parts_of(other), table._users)
+    assert not unpack(data, parts_of(other), table._users, RECEIVED)
+    monkeypatch.undo()
+    monkeypatch.setattr(state, "_VERSION", 0)
+    assert not unpack(data, parts_of(other), table._users, RECEIVED)
+    assert len(other) == 0
+
+
+def test_what_others_have_gone_on_from_is_not_taken_again(table: Table) -> None:
+    add(table, 10)
+    other = Table(StillClock(), table._users)
+    assert not unpack(packed(table), parts_of(other), table._users, RECEIVED + 1)
     assert len(other) == 0
 
 
@@ -97,4 +116,4 @@ class Evil:
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", pickle.dumps(Evil()), pickle.dumps(("", [], {}))])
 def test_nothing_is_made_of_anything_else(table: Table, data: bytes) -> None:
-    assert not unpack(data, parts_of(table), table._users)
+    assert not unpack(data, parts_of(table), table._users, RECEIVED)

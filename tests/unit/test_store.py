@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from systemd import daemon as systemd_daemon
@@ -85,6 +86,17 @@ def test_what_was_kept_is_taken_once(manager: Manager, monkeypatch: pytest.Monke
     assert manager.read()[0].endswith("marker")
 
 
+def test_what_is_of_no_use_is_kept_no_longer(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    fd = os.memfd_create("a")
+    hand_over(monkeypatch, recorder_a=fd)
+    store = Store()
+    store.give_back("recorder-", store.take_all("recorder-"))
+    store.drop_rest()
+    assert manager.read()[0].splitlines() == ["FDSTOREREMOVE=1", "FDNAME=recorder-a"]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
 def test_what_nobody_takes_is_closed_and_kept_no_longer(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +109,10 @@ def test_what_nobody_takes_is_closed_and_kept_no_longer(
 
 
 def test_memory_comes_back_once(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
-    Store().keep_memory("state", b"all of it")
+    def write(file: BinaryIO) -> None:
+        file.write(b"all of it")
+
+    Store().keep_memory("state", write)
     _text, (fd,) = manager.read()
     hand_over(monkeypatch, state=fd)
     store = Store()

@@ -625,12 +625,14 @@ def test_how_much_has_come_to_its_end_is_marked(world: World) -> None:
     settled = world.worker._marks.words
     world.send((FORK, 1, 1, 42, 42), (EXEC, 42, 42), (wire.NONE, 0))
     assert settled[Marks.SETTLED] == 3
+    world.worker.settle()
     assert settled[Marks.SETTLED_NS] == 100 * NS_PER_TICK + 5000
     world.writer.held_events = 1
-    world.send((EXIT, 42, 42, 0, 17, 1, 1))
-    assert settled[Marks.SETTLED] == 3
+    world.send((EXIT, 42, 42, 0, 17, 1, 1), tick=200)
+    world.worker.settle()
+    assert (settled[Marks.SETTLED], settled[Marks.SETTLED_NS]) == (3, 100 * NS_PER_TICK + 5000)
     world.writer.held_events = 0
-    world.send((FORK, 1, 1, 43, 43), tick=200)
+    world.send((FORK, 1, 1, 43, 43), tick=300)
     assert settled[Marks.SETTLED] == 5
 
 
@@ -678,5 +680,8 @@ def test_what_another_one_had_in_hand_is_lost_and_told_once(world: World) -> Non
     terms = world.worker.terms()
     assert (terms["PRODUCED"], terms["RECEIVED"], terms["LOST"]) == (12, 2, 10)
     marks.words[Marks.RECEIVED] += 2
-    world.worker._settle()
+    world.worker.settle()
+    assert marks.in_hand == 10, "the entry may not be written yet"
+    world.worker.losses.mark_told()
+    world.worker.settle()
     assert marks.in_hand == 0
