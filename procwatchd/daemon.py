@@ -38,7 +38,7 @@ from procwatchd.kernel.clock import Clock
 from procwatchd.kernel.connector import Connector
 from procwatchd.kernel.heartbeat import Blindness
 from procwatchd.kernel.listener import Listener
-from procwatchd.kernel.marks import Marks
+from procwatchd.kernel.marks import LAYOUT, Marks
 from procwatchd.kernel.priority import may_run_in_real_time
 from procwatchd.kernel.queue import BatchQueue
 from procwatchd.kernel.recorder import Recorder, identity, is_whole
@@ -58,7 +58,7 @@ DRAIN_SECONDS = 10.0
 DESCRIPTORS = 65536
 
 # What is kept over a restart. The marks have their layout in their name.
-CONNECTOR, ACCOUNTING, MARKS, STATE = "proc-connector", "taskstats", "marks-1", "state"
+CONNECTOR, ACCOUNTING, MARKS, STATE = "proc-connector", "taskstats", f"marks-{LAYOUT}", "state"
 
 _WAKE = signal.SIGUSR2
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, _WAKE}
@@ -189,8 +189,8 @@ class Daemon:
             # How much was missed is shown by the forks, if at all.
             missed = Blindness(self._connector.heard_until_ns, listening_since_ns)
             self._worker.ask(lambda: self._worker.tell_blindness(missed))
-        self._keep()
         self._listener.start(early, self._wake, self._notice)
+        self._keep()
         if not self._worker.is_restored:
             self._worker.scan()
         # What start-up made lives for ever, and what an event makes is in no cycle: the collector, there for
@@ -383,8 +383,6 @@ class Daemon:
     def _stop(self) -> None:
         self._notify("STOPPING=1", "STATUS=Writing what was received")
         kernel_forks, _ack = self._ask_for_acks()
-        # After the ACK: one fork too many would be taken for a blindness by whoever comes after us.
-        forks_left = self._worker.fork_watch.kernel_forks()
         stopped_usec = time.monotonic_ns() // 1000
         self._listener.stop()
         self._directory.write_stopped(self._boot_id, stopped_usec)
@@ -402,7 +400,7 @@ class Daemon:
         self._users.close()
         stays = self._store.is_there
         if stays and is_well:
-            self._leave(forks_left)
+            self._leave()
         self._connector.close(stays=stays)
         self._worker.close()
         if self._accounting is not None:
@@ -411,10 +409,10 @@ class Daemon:
             self._recorder.close()
         self._batches.close()
 
-    def _leave(self, kernel_forks: KernelForks | None) -> None:
+    def _leave(self) -> None:
         """Have kept what the worker knows; where that fails, whoever comes after us looks for itself."""
         try:
-            self._store.keep_memory(STATE, lambda file: self._worker.leave(file, kernel_forks))
+            self._store.keep_memory(STATE, self._worker.leave)
         except Exception as error:
             print(f"procwatchd: what is known cannot be kept: {error!r}", file=sys.stderr)
         self._store.settle()

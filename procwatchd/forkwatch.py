@@ -34,7 +34,7 @@ class ForkWatch:
     What is compared is how many forks more than FORKs there were at one moment, `beyond`; of these `told` are told of.
     """
 
-    KEPT = ("_left",)
+    KEPT = ("_left", "_excused")
 
     def __init__(self, count: Callable[[], int | None]) -> None:
         # What whoever ran before us has left: which of the kernel's counts, and what it was as of the last FORK.
@@ -72,13 +72,11 @@ class ForkWatch:
             self.goes_on, self._is_new = True, False
             self._counting = (count, self._left[1], mark)
 
-    def leave(self, forks: KernelForks | None, later: int, *, of_processes: bool) -> None:
-        """Have another one go on: these were the forks by an ACK, after which so many more FORKs were worked off."""
-        number, before = self.number(forks), self._counting[1]
-        if number is None or before is None:
-            self._left = None
-        else:
-            self._left = of_processes, before + number + later
+    def leave(self, forks: int, *, of_processes: bool) -> None:
+        """Have another one go on, after so many FORKs were worked off; what is not told by then it will tell."""
+        before = self._counting[1]
+        is_known = before is not None and not self._is_new
+        self._left = (of_processes, (before or 0) + self._offset + self._told + forks) if is_known else None
 
     def compare_with(self, count: Callable[[], int | None]) -> None:
         """Compare with this count from now on, if that is another one."""

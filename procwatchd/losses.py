@@ -89,7 +89,8 @@ class Losses:
 
     `is_blind` says whether the kernel tells nothing now; `blindnesses` and `resyncs` are how many there were, `records`
     how many records of ended tasks had no room, `execs`, `signals` and `pending` how many recordings of these.
-    `told` is how many events that had been received were told to be lost, in entries that are written. `want_acks`
+    `told` is how many events that had been received were told to be lost, in entries that are written, and
+    `unwritten_told` how many that were given up as entries. `want_acks`
     asks for an ACK of each CPU, which shows where a loss was; it does not wait. `on_lost_signals` is called where the
     last signal to a process may be one that was lost. What is told is noted in `marks`.
     """
@@ -106,6 +107,7 @@ class Losses:
         marks: Marks,
     ) -> None:
         self.told = 0
+        self.unwritten_told = 0
         self.records = 0
         self.execs = 0
         self.signals = 0
@@ -125,6 +127,7 @@ class Losses:
         self._pending_told = 0
         # Written maybe, or held by the writer.
         self._untold: list[_Lost] = []
+        self._unwritten = 0
         self._in_hand_usec = (0, 0)
         self._lost = _Lost()
         self._acks_wanted = False
@@ -242,6 +245,7 @@ class Losses:
             self._lost = _Lost()
             self._acks_wanted = False
         if unwritten is not None:
+            self._unwritten += unwritten.events
             # The writer knows when the entries' events were by the wall clock.
             offset_usec = realtime_offset_ns // 1000
             self._write(
@@ -296,6 +300,8 @@ class Losses:
             words[Marks.EXECS_LOST] += lost.execs
             words[Marks.SIGNALS_LOST] += lost.signals
         self._untold.clear()
+        self.unwritten_told += self._unwritten
+        self._unwritten = 0
         words[Marks.PENDING_LOST] += self.pending - self._pending_told
         self._pending_told = self.pending
 

@@ -184,8 +184,9 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         # Of what was settled by whoever had the marks before us; and since then by us.
         self._settled_before = self._marks.words[Marks.SETTLED]
-        self._handled = 0
-        self._unsettled = 0
+        self._handled = self._unsettled = 0
+        # When the last was settled of whoever had the socket before us, 0 where nobody had it.
+        self._since_ns = 0
         self.is_restored = self._take_over(state)
         self.configure(config)
 
@@ -264,15 +265,11 @@ class Worker:
             "forks": self.fork_watch,
         }
 
-    def leave(self, file: BinaryIO, kernel_forks: KernelForks | None) -> None:
-        """Write what another one may go on with, who gets all that comes after; after the end of the thread.
-
-        `kernel_forks` is what the kernel had counted just after the last ACK.
-        """
+    def leave(self, file: BinaryIO) -> None:
+        """Write what another one may go on with, who gets all that comes after; after the end of the thread."""
         if self.resync.is_running:
             self.resync.give_up()
-        later = self.ledger.forks - self._forks_acknowledged
-        self.fork_watch.leave(kernel_forks, later, of_processes=not self._needed.threads)
+        self.fork_watch.leave(self.ledger.forks, of_processes=not self._needed.threads)
         pack(file, self._kept(), self.table.all(), self._users, self._marks.words[Marks.RECEIVED])
 
     def _take_over(self, state: bytes | None) -> bool:
@@ -281,14 +278,18 @@ class Worker:
             return False
         self.ledger.is_taken_over()
         self.losses.note_in_hand()
-        received = self._marks.words[Marks.RECEIVED]
-        if state is None or not unpack(state, self._kept(), self._users, received):
+        words, now_ns = self._marks.words, time.monotonic_ns()
+        self._since_ns = words[Marks.SETTLED_NS]
+        if state is None or not unpack(state, self._kept(), self._users, words[Marks.RECEIVED]):
+            # Of who was in hand, or had ended but for some threads, the records may still come.
+            self.resync.request(self._since_ns, now_ns)
             return False
         if not self._is_recorder_kept:
             self._kills.forget_all()
-            self._recorded.lost(time.monotonic_ns())
+            self._recorded.lost(now_ns)
         if self._accounting is None or not self._accounting.is_kept:
-            self._ends.lost(time.monotonic_ns())
+            self._ends.lost(now_ns)
+            self.resync.request(self._since_ns, now_ns)
         return True
 
     def begin(self) -> None:
@@ -298,7 +299,7 @@ class Worker:
 
     def scan(self) -> None:
         """Learn who lives already; while the listener receives, before `start`."""
-        self._ends.begun_ns = time.monotonic_ns()
+        self._ends.begun_ns = self._since_ns or time.monotonic_ns()
         self.table.scan(self._reader)
         batches = self._sent_by_now()
         events, _malformed = wire.decode(b"".join([batch.datagrams for batch in batches]))
@@ -612,22 +613,27 @@ class Worker:
         if event[5] == wire.EXEC and self._credited:
             self._decide_credited(event)
         self._handled += 1
-        if self.writer.held_events == self._unsettled:
+        if self._unwritten_events == self._unsettled:
             self._marks.words[Marks.SETTLED] += 1
         else:
             self.settle()
 
+    @property
+    def _unwritten_events(self) -> int:
+        """Those whose entry, or that on its loss, is not written yet."""
+        return self.writer.held_events + self.writer.unwritten_events - self.losses.unwritten_told
+
     def settle(self) -> None:
         """Mark how much of all that was received has come to its end. On the worker's thread, or while there is none.
 
-        An EXIT that waits for the end of its process has: whoever comes after us finds that process without its leader.
+        An EXIT that waits for the end of its process has: whoever comes after us finds that process, or how it ended.
         """
         ledger, words = self.ledger, self._marks.words
-        self._unsettled = self.writer.held_events
+        self._unsettled = self._unwritten_events
         others = ledger.malformed + ledger.odd + ledger.foreign + self.losses.told
         credited = sum(map(len, self._credited.values()))
         words[Marks.SETTLED] = self._settled_before + self._handled - self._unsettled - credited + others
-        if not self._unsettled:
+        if not self._unsettled and self._concluded_ns:
             words[Marks.SETTLED_NS] = self._concluded_ns
 
     def _note_ack(self, number: int, error: int) -> None:

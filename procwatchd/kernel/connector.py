@@ -113,8 +113,8 @@ class Connector:
         self.receive_buffer_wanted = receive_buffer_bytes
         self.is_kept = kept is not None
         self.was_deaf = False
-        self.heard_until_ns = (marks or Marks()).words[Marks.RECEIVED_NS]
         marks = marks or Marks()
+        self.heard_until_ns = marks.words[Marks.RECEIVED_NS]
         (self._drops_before,) = marks.told(Marks.DROPS, is_kept=self.is_kept)
         self._marks = marks.words
         self._socket = open_socket() if kept is None else socket.socket(fileno=kept)

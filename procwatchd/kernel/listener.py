@@ -175,11 +175,12 @@ class Listener:
         self._last = received.datagrams[-wire.EVENT_BYTES :] or self._last
         drops = self._connector.kernel_drops()
         records, count = self._records()
-        recorder, recordings, lost = self._recorder, NO_RECORDINGS, (0, 0, 0)
+        recorder, recordings, lost, own = self._recorder, NO_RECORDINGS, (0, 0, 0), self._lost
         if recorder is not None:
             # In this order: so what was recorded before a loss that shows here is here, too.
             lost = (recorder.lost_execs, recorder.lost_signals, recorder.lost_pending)
             recordings = self._limited(recorder.drain())
+            lost = (lost[0] + own[Marks.QUEUE_EXECS], lost[1] + own[Marks.QUEUE_SIGNALS], lost[2])
             if self._is_crowded:
                 # What was told once goes on to be told until somebody looks while there is nothing.
                 self._is_crowded = bool(self._crowd.poll(0))
@@ -192,12 +193,9 @@ class Listener:
             drops,
             self._queue_lost,
             records,
-            self._lost[Marks.QUEUE_RECORDS]
-            + (self._accounting.drops() if self._accounting is not None else 0),
+            0 if self._accounting is None else own[Marks.QUEUE_RECORDS] + self._accounting.drops(),
             recordings,
-            self._lost[Marks.QUEUE_EXECS] + lost[0],
-            self._lost[Marks.QUEUE_SIGNALS] + lost[1],
-            lost[2],
+            *lost,
         )
         if not self._batches.put(batch):
             self._queue_lost += len(received.datagrams) // wire.EVENT_BYTES

@@ -12,6 +12,8 @@ import os
 
 _WORDS = 13
 _BYTES = 8 * _WORDS
+# To be raised with any change of what a word means.
+LAYOUT = 2
 
 
 class Marks:

@@ -151,9 +151,9 @@ class Ends:
             earlier = table.take_earlier(process)
             if earlier is not None:
                 return self._recorded(earlier, record)
-            if table.lost_ns >= _began_ns(record, timestamp_ns):
+            if table.lost_ns >= _began_ns(record, timestamp_ns) and not self._is_gone(process):
                 return None  # of one whose FORK was lost
-            # A CPU was taken away amid its fork.
+            # Else a CPU was taken away amid its fork.
         if tid == tgid and (not self.follows_threads or tgid in self.records.others):
             return self._leader_ended(process, status, timestamp_ns, record)
         if process.threads is None and process.tally is None and tid == tgid:

@@ -838,9 +838,9 @@ def test_records_that_wait_for_an_exit_are_used_without_it(table: Table, ends: E
     assert (end.process, end.wait_status) == (process, CODE_3)
 
 
-def slow_fork(table: Table) -> Ends:
+def slow_fork(table: Table, stat: Stat | None = None) -> Ends:
     """The CPU was taken away for 60 ms between the making of a task and its FORK; it ended after 10 more."""
-    ends = Ends(table)
+    ends = Ends(table, lambda _pid: stat)
     process = add(table, 10)
     assert process.forked_ns is not None
     slow = record(10, CODE_3)._replace(process_elapsed_usec=70_000)
@@ -857,7 +857,14 @@ def test_a_fork_may_take_long(table: Table) -> None:
 
 
 def test_after_a_loss_it_may_be_the_end_of_who_was_there_before(table: Table) -> None:
-    ends = slow_fork(table)
+    ends = slow_fork(table, Stat(b"lives", b"S", 1, 1, 0, 1, 100))
     table.lost(at(100))
     assert ends.task_ended(10, 10, CODE_3, at(100) + 10_000_000) is None
     assert table.get(10) is not None
+
+
+def test_after_a_loss_whoever_is_gone_has_ended(table: Table) -> None:
+    ends = slow_fork(table)
+    table.lost(at(100))
+    assert ends.task_ended(10, 10, CODE_3, at(100) + 10_000_000) is not None
+    assert table.get(10) is None

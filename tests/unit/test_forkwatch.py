@@ -99,11 +99,13 @@ def test_what_a_blindness_hid_is_told_once(watch: ForkWatch) -> None:
 
 
 def restarted(kernel: Kernel, *, of_processes: bool) -> ForkWatch:
-    """Another watch, that goes on where one stopped, which had worked off all FORKs but 3 by its last ACK."""
+    """Another watch, that goes on where one stopped, which had seen 50 forks, and 7 of them told."""
     first = ForkWatch(kernel.count)
     first.begin(of_processes=True)
     kernel.forks += 50
-    first.leave(first.kernel_forks(), 3, of_processes=True)
+    # Two by two: that 43 FORKs were not told is suspected, and told.
+    assert [first.check(0), first.check(43), first.check(43)][2] is not None
+    first.leave(7, of_processes=True)
     second = ForkWatch(kernel.count)
     second._left = first._left
     second.begin(of_processes=of_processes)
@@ -114,11 +116,32 @@ def test_who_comes_after_goes_on_to_compare() -> None:
     kernel = Kernel()
     watch = restarted(kernel, of_processes=True)
     assert watch.goes_on
-    # 3 were worked off before; 10 were not told, and 4 were.
-    kernel.forks += 3 + 10 + 4
+    # 10 were not told, and 4 were.
+    kernel.forks += 10 + 4
     assert watch.number(watch.kernel_forks()) == 14
     assert [watch.check(14 - 4), watch.check(14 - 4)][1] is not None
     assert watch.told == 10
+
+
+def test_what_was_not_told_before_is_told_after() -> None:
+    kernel = Kernel()
+    first = ForkWatch(kernel.count)
+    first.begin(of_processes=True)
+    assert first.check(0) is None
+    kernel.forks += 200
+    first.leave(1, of_processes=True)
+    second = ForkWatch(kernel.count)
+    second._left = first._left
+    second.begin(of_processes=True)
+    assert second.number(second.kernel_forks()) == 199
+
+
+def test_who_never_compared_leaves_nothing() -> None:
+    kernel = Kernel()
+    watch = ForkWatch(kernel.count)
+    watch.begin(of_processes=True)
+    watch.leave(1, of_processes=True)
+    assert watch._left is None
 
 
 def test_of_another_count_nobody_goes_on() -> None:
