@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,6 +184,57 @@ def test_by_tls_to_the_collector_that_the_authority_vouches_for_and_no_other(
         assert [entry["PROCWATCH_COMM"] for entry in true.entries()] == [ODD_NAME]
 
 
+def test_a_host_that_is_silent_is_found(
+    journald: PrivateJournald, collector: Collector, tmp_path: Path
+) -> None:
+    deliver_one(journald, collector, tmp_path)
+    assert silent_in(collector.stored) == ""
+    (file,) = collector.stored.iterdir()
+    hours_ago = time.time() - 3 * 3600
+    os.utime(file, (hours_ago, hours_ago))
+    assert silent_in(collector.stored) == f"{file}\n"
+    deliver_one(journald, collector, tmp_path)
+    assert silent_in(collector.stored) == ""
+
+
+def silent_in(directory: Path) -> str:
+    """What the manual's command finds, in this directory."""
+    page = (ROOT / "packaging/man/procwatchd-fleet.7").read_text()
+    command = re.search(r"^find /var/log/journal/remote (?:.*\\e\n)*.*$", page, re.MULTILINE)
+    assert command is not None
+    script = command[0].replace("/var/log/journal/remote", str(directory)).replace("\\e\n", "")
+    return subprocess.run(["sh", "-c", script], check=True, capture_output=True, text=True).stdout
+
+
+def deliver_one(journald: PrivateJournald, collector: Collector, state: Path) -> None:
+    """Write an entry, and have it carried."""
+    writer = JournaldWriter(journald.socket_path)
+    writer.write(Entry({**OWN}, 1, 1))
+    assert writer.wait(PATIENCE_SECONDS)
+    writer.close()
+    journald.sync()
+    with Upload(state, collector.url, journald.logs) as host:
+        host.wait_until_acknowledged()
+
+
+@pytest.mark.parametrize("end", ["upload", "remote"])
+def test_systemd_understands_the_drop_in_of_its_service(end: str, tmp_path: Path) -> None:
+    unit = f"systemd-journal-{end}.service"
+    shutil.copy(f"/lib/systemd/system/{unit}", tmp_path)
+    (tmp_path / f"{unit}.d").mkdir()
+    drop_in = shutil.copy(FLEET / f"journal-{end}.service.conf", tmp_path / f"{unit}.d/fleet.conf")
+    assert verified(tmp_path / unit) == ""
+    with open(drop_in, "a") as file:
+        file.write("NoSuchKey=1\n")
+    assert "NoSuchKey" in verified(tmp_path / unit)
+
+
+def verified(unit: Path) -> str:
+    """What systemd has to say of a unit with its drop-ins: its exit status is 0 with unknown keys, too."""
+    command = ["systemd-analyze", "verify", "--man=no", unit]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stderr
+
+
 def test_rsyslog_takes_all_fields_and_of_no_other_program(
     daemon: RunningDaemon, journald: PrivateJournald, odd: bytes, tmp_path: Path
 ) -> None:
@@ -220,6 +274,19 @@ def test_keys_are_their_owners_alone(tmp_path: Path) -> None:
     make_certificates(tmp_path / "made", "a.example")
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "made").iterdir()}
     assert modes == {"ca.key": 0o600, "ca.pem": 0o644, "a.example.key": 0o600, "a.example.pem": 0o644}
+
+
+def test_an_authority_that_was_begun_is_completed_and_a_whole_one_stays(tmp_path: Path) -> None:
+    make_certificates(tmp_path, "a.example")
+    (tmp_path / "ca.pem").unlink()
+    key = (tmp_path / "ca.key").read_bytes()
+    make_certificates(tmp_path, "a.example")
+    authority = (tmp_path / "ca.pem").read_bytes()
+    make_certificates(tmp_path, "b.example")
+    assert (tmp_path / "ca.key").read_bytes() == key
+    assert (tmp_path / "ca.pem").read_bytes() == authority
+    names = [tmp_path / f"{name}.example.pem" for name in "ab"]
+    subprocess.run(["openssl", "verify", "-CAfile", tmp_path / "ca.pem", *names], check=True)
 
 
 def test_the_node_exporter_serves_all_metrics_through_the_link(daemon: RunningDaemon, tmp_path: Path) -> None:
