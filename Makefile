@@ -20,8 +20,6 @@ PREFIX = /usr
 DESTDIR =
 ARGS =
 TESTS =
-# Root file systems and what else takes long to get.
-CACHE ?= .cache
 
 venv = .venv
 need = packaging/need
@@ -41,7 +39,8 @@ lint_packages = $(run_packages) systemd shellcheck mandoc
 bench_packages = $(run_packages) $(recorder_packages) systemd util-linux auditd bpftrace extrace forkstat
 
 unit = packaging/procwatchd.service
-examples = $(PREFIX)/share/doc/procwatchd/examples
+documents = $(PREFIX)/share/doc/procwatchd
+examples = $(documents)/examples
 # Tenths of what systemd-analyze prints.
 exposure_limit = 17
 
@@ -68,7 +67,7 @@ lint: need-lint $(venv)/stamp-lint
 	$(venv)/bin/ruff format --check .
 	$(venv)/bin/mypy
 	$(venv)/bin/codespell
-	shellcheck -x packaging/need packaging/unpack packaging/fleet/certificates packaging/dist packaging/release packaging/check-* packaging/arch/* \
+	shellcheck -x packaging/need packaging/unpack packaging/lib.sh packaging/fleet/certificates packaging/dist packaging/release packaging/check-* packaging/arch/* \
 	    packaging/deb/* debian/*.p* debian/tests/journal tests/e2e/root.sh .ci/run
 	mandoc -Tlint -Wwarning packaging/man/*
 	dir=$$(mktemp -d) && trap 'rm -r "$$dir"' EXIT && \
@@ -81,20 +80,19 @@ bench: need-root need-bench $(venv)/stamp-run
 	$(venv)/bin/python -m tests.bench $(ARGS)
 
 deb: need-root need-deb
-	CACHE=$(CACHE) packaging/deb/build dist
+	packaging/deb/build dist
 
 check-deb: deb
-	CACHE=$(CACHE) packaging/deb/check dist
+	packaging/deb/check dist
 
-# The newest: one of another version may lie there, too.
 e2e: need-root need-e2e deb
-	$(PYTHON) -m tests.e2e --deb "$$(ls -t dist/procwatchd_*_all.deb | head -n 1)" --cache $(CACHE)/e2e $(ARGS)
+	$(PYTHON) -m tests.e2e $(ARGS)
 
 dist: need-dist
 	packaging/dist dist
 
 check-packages: need-root need-other
-	CACHE=$(CACHE) packaging/check-packages
+	packaging/check-packages
 
 release: need-root
 	packaging/release $(ARGS) $(VERSION)
@@ -150,12 +148,13 @@ uninstall: $(if $(DESTDIR),,need-root)
 	    rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; \
 	done
 	rm -rf $(DESTDIR)$(examples)
+	! [ -d $(DESTDIR)$(documents) ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(documents)
 	rm -f $(DESTDIR)/etc/procwatchd.yaml.new
 	$(if $(DESTDIR),,! command -v journalctl >/dev/null || journalctl --update-catalog)
 	$(if $(DESTDIR),,! [ -d /run/systemd/system ] || systemctl daemon-reload)
 
 clean:
-	rm -rf $(recorder).*.bpf.o $(venv) $(CACHE) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(recorder).*.bpf.o $(venv) .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 need-root:
@@ -167,7 +166,7 @@ need-run:
 
 need-test:
 	@$(need) $(test_packages)
-	@packaging/unpack $(CACHE)/fleet $(fleet_packages)
+	@packaging/unpack .cache/fleet $(fleet_packages)
 
 need-lint:
 	@$(need) $(lint_packages)

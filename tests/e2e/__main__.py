@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,17 +47,16 @@ def main() -> int:
             + ", ".join(f"{run.scenario} on {run.kernel}" for run in PLAN)
         )
         return 2
-    directory = Path(options.keep or tempfile.mkdtemp(prefix="procwatchd-e2e-"))
-    try:
-        root = images.root(options.cache, options.deb)
-        kernels = {run.kernel: images.kernel(options.cache, run.kernel) for run in runs}
-        with ThreadPoolExecutor(options.jobs) as pool:
-            good = list(
-                pool.map(lambda run: _run(run, kernels[run.kernel], root, directory, options.deb), runs)
-            )
-    finally:
-        if not options.keep:
-            shutil.rmtree(directory)
+    deb = options.deb or images.built()
+    root = images.root(options.cache, deb)
+    kernels = {run.kernel: images.kernel(options.cache, run.kernel) for run in runs}
+
+    def is_good(run: Run) -> bool:
+        with _directory(run, options) as directory:
+            return _run(run, kernels[run.kernel], root, directory, deb)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        good = list(pool.map(is_good, runs))
     return 0 if all(good) else 1
 
 
@@ -64,7 +64,9 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.e2e", description="The package in virtual machines."
     )
-    parser.add_argument("--deb", type=Path, required=True, metavar="FILE", help="the package")
+    parser.add_argument(
+        "--deb", type=Path, metavar="FILE", help="the package (default: what `make deb` made)"
+    )
     parser.add_argument("--kernel", action="append", choices=images.KERNELS, help="on this kernel alone")
     parser.add_argument("--scenario", action="append", metavar="NAME", help="this scenario alone")
     parser.add_argument(
@@ -75,9 +77,14 @@ def _parse() -> argparse.Namespace:
         type=Path,
         default=ROOT / ".cache/e2e",
         metavar="DIRECTORY",
-        help="where kernels and root file systems are kept",
+        help="where kernels and root file systems are kept, and the guests' disks while they run",
     )
-    parser.add_argument("--keep", metavar="DIRECTORY", help="leave the disks and what the guests wrote there")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIRECTORY",
+        help="leave the disks and what the guests wrote there, in place of an earlier run's",
+    )
     return parser.parse_args()
 
 
@@ -87,11 +94,22 @@ def _is_wanted(run: Run, options: argparse.Namespace) -> bool:
     )
 
 
-def _run(run: Run, kernel: Path, root: Path, parent: Path, deb: Path) -> bool:
+@contextmanager
+def _directory(run: Run, options: argparse.Namespace) -> Iterator[Path]:
+    """An empty directory for one run: gone afterwards, if it is not to be kept."""
+    if options.keep is None:
+        with images.work_directory(options.cache) as directory:
+            yield directory
+        return
+    kept: Path = options.keep / f"{run.kernel}-{run.scenario}"
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    yield kept
+
+
+def _run(run: Run, kernel: Path, root: Path, directory: Path, deb: Path) -> bool:
     """One guest from its disk to its end; says what it does, and all there is to know if it fails."""
     name = f"{run.kernel} {run.scenario}"
-    directory = parent / name.replace(" ", "-")
-    directory.mkdir(parents=True)
     began = time.monotonic()
     machine = Machine(directory, kernel, run.scenario, lambda line: _say(f"[{name}] {line}"))
     images.disk(machine.disk, root, deb)

@@ -1,13 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# usage: root.sh MIRROR DEB DIRECTORY
+# usage: root.sh DEB DIRECTORY
 #
 # Makes the root file system of the guest: Debian 13, which lacks most of what the package depends on. That lies within
 # as a repository, so that `apt-get install ./procwatchd.deb` has something to do and needs no network.
 set -euo pipefail
-mirror=$1 deb=$2 directory=$3
-here=$(dirname "$0")
+deb=$1 directory=$2
+# shellcheck source=packaging/lib.sh
+. "$(dirname "$0")/../../packaging/lib.sh"
 
 # What has many files to compile is there before, which a guest takes half a minute for.
 # Its own files apart, mmdebstrap removes what apt left. The recorder's library is named in case it is but recommended.
@@ -19,7 +20,7 @@ mmdebstrap --quiet --mode=root --variant=minbase --format=directory --aptopt='Ac
     --customize-hook='chroot "$1" apt-get -qq -y --no-install-recommends --download-only install /wanted.deb libbpf1' \
     --customize-hook='mkdir "$1/srv/packages" && mv "$1"/var/cache/apt/archives/*.deb "$1/srv/packages"' \
     --customize-hook='rm "$1/wanted.deb"' \
-    trixie "$directory" "$mirror"
+    trixie "$directory" "$(mirror)"
 
 cd "$directory/srv/packages"
 for package in *.deb; do
@@ -37,7 +38,7 @@ chroot "$directory" systemd-machine-id-setup
 # All there is to be done after an update was done.
 touch "$directory/etc/.updated" "$directory/var/.updated"
 echo guest >"$directory/etc/hostname"
-install -m 644 "$here/scenario.service" "$directory/etc/systemd/system/"
+install -m 644 tests/e2e/scenario.service "$directory/etc/systemd/system/"
 ln -s ../scenario.service "$directory/etc/systemd/system/multi-user.target.wants/"
 # What would run beside a scenario, now and then.
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \

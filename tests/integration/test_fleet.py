@@ -222,16 +222,16 @@ def test_systemd_understands_the_drop_in_of_its_service(end: str, tmp_path: Path
     unit = f"systemd-journal-{end}.service"
     shutil.copy(f"/lib/systemd/system/{unit}", tmp_path)
     (tmp_path / f"{unit}.d").mkdir()
-    drop_in = shutil.copy(FLEET / f"journal-{end}.service.conf", tmp_path / f"{unit}.d/fleet.conf")
+    drop_in = tmp_path / f"{unit}.d/fleet.conf"
+    shutil.copy(FLEET / f"journal-{end}.service.conf", drop_in)
     assert verified(tmp_path / unit) == ""
-    with open(drop_in, "a") as file:
-        file.write("NoSuchKey=1\n")
+    drop_in.write_text(f"{drop_in.read_text()}NoSuchKey=1\n")
     assert "NoSuchKey" in verified(tmp_path / unit)
 
 
 def verified(unit: Path) -> str:
     """What systemd has to say of a unit with its drop-ins: its exit status is 0 with unknown keys, too."""
-    command = ["systemd-analyze", "verify", "--man=no", unit]
+    command = ["systemd-analyze", "verify", "--man=no", str(unit)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stderr
 
 

@@ -24,6 +24,13 @@ VERSION = {
     "NEWS.md": r"\A# News\n\n## (.*), (?:not released yet|[0-9]{4}-[0-9]{2}-[0-9]{2})\n",
 }
 
+CHANGELOG = """\
+procwatchd (1.2.0) unstable; urgency=medium
+
+  * More.
+
+ -- A B <a@b>  Sat, 21 Nov 2026 00:30:00 +0100
+"""
 # What `make` makes there, in place of the packages.
 MAKEFILE = "dist deb:\n\tmkdir -p dist && echo $@ >dist/$@\n"
 
@@ -60,7 +67,7 @@ def checkout(tmp_path: Path) -> Path:
         "procwatchd/__init__.py": '__version__ = "1.2.0"\n',
         "packaging/rpm/procwatchd.spec": "Name:           procwatchd\nVersion:        1.2.0\n",
         "packaging/arch/PKGBUILD": "pkgname=procwatchd\npkgver=1.2.0\n",
-        "debian/changelog": "procwatchd (1.2.0) unstable; urgency=medium\n",
+        "debian/changelog": CHANGELOG,
         "NEWS.md": "# News\n\n## 1.2.0, 2026-11-21\n\n## 1.1.0, 2026-11-01\n",
         "Makefile": MAKEFILE,
         ".gitignore": "dist/\n",
@@ -80,12 +87,12 @@ def commit(checkout: Path) -> None:
     git(checkout, "commit", "--quiet", "--message", "all of it")
 
 
-def release(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def release(checkout: Path, *arguments: str, committer: str = "tester") -> subprocess.CompletedProcess[str]:
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(checkout),
-        "GIT_COMMITTER_NAME": "tester",
-        "GIT_COMMITTER_EMAIL": "tester",
+        "GIT_COMMITTER_NAME": committer,
+        "GIT_COMMITTER_EMAIL": committer,
     }
     command = [str(checkout / "packaging/release"), *arguments]
     return subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
@@ -139,10 +146,41 @@ def test_news_must_have_a_date(checkout: Path) -> None:
     assert "NEWS.md has no date for 1.2.0" in refused(checkout)
 
 
+@pytest.mark.parametrize(
+    ("trailer", "why"),
+    [
+        (
+            " -- A B <a@b>  Sat, 07 Nov 2026 12:00:00 +0000",
+            "is of 2026-11-21, debian/changelog of 2026-11-07",
+        ),
+        ("", "debian/changelog has no date for 1.2.0"),
+    ],
+)
+def test_news_and_debian_have_one_date(checkout: Path, trailer: str, why: str) -> None:
+    (checkout / "debian/changelog").write_text(re.sub(" -- .*", trailer, CHANGELOG))
+    commit(checkout)
+    assert why in refused(checkout)
+
+
 def test_debian_must_have_a_distribution(checkout: Path) -> None:
     (checkout / "debian/changelog").write_text("procwatchd (1.2.0) UNRELEASED; urgency=medium\n")
     commit(checkout)
     assert "debian/changelog is not for a release yet" in refused(checkout)
+
+
+def test_where_git_does_not_know_what_is_committed_nothing_is_released(checkout: Path) -> None:
+    (checkout / ".git").rename(checkout / "away")
+    done = release(checkout, "1.2.0")
+    assert done.returncode == 1
+    assert "git does not say what is committed" in done.stderr
+    assert not (checkout / "dist").exists()
+
+
+def test_who_makes_the_tag_is_asked_first(checkout: Path) -> None:
+    done = release(checkout, "1.2.0", committer="")
+    assert done.returncode == 1
+    assert "git does not know who makes the tag" in done.stderr
+    assert not (checkout / "dist").exists()
 
 
 @pytest.mark.parametrize("name", ["NEWS.md", "forgotten"])

@@ -22,8 +22,9 @@ def main() -> None:
         return
     # The unit's end turns the machine off, unless it is told of this.
     Path("goes-on").touch()
-    subprocess.run(["systemctl", "--no-block", "reboot"], check=True)
+    # Said first: this ends with the rest.
     print("reboot", flush=True)
+    subprocess.run(["systemctl", "--no-block", "reboot"], check=True)
 
 
 main()

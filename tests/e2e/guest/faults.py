@@ -22,6 +22,8 @@ from pathlib import Path
 
 from tests.e2e.guest.report import check, note, wait_until
 from tests.e2e.guest.service import (
+    CAPABILITIES,
+    CONFIGURATION,
     UNIT,
     Entries,
     Entry,
@@ -55,7 +57,6 @@ LOW_BURST, LOW_INTERVAL_SECONDS = 100, 5
 HOUR = 3600
 NOBODY = 65534
 BOMB_SECONDS = 5
-CAPABILITIES = "CAP_NET_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH CAP_BPF CAP_PERFMON"
 _PR_SET_NAME = 15
 
 
@@ -350,18 +351,17 @@ def proc_is_hidden() -> None:
 def the_configuration_vanishes() -> None:
     entries = Entries()
     pid = main_pid()
-    main = Path("/etc/procwatchd.yaml")
-    away = main.rename("/etc/procwatchd.yaml.away")
+    away = CONFIGURATION.rename(f"{CONFIGURATION}.away")
     done = systemctl("reload")
     check("configuration gone: it can be reloaded", done.returncode == 0, done.stdout)
     told = entries.one(of("reload"))["MESSAGE"]
     note(told)
-    away.rename(main)
+    away.rename(CONFIGURATION)
     done = systemctl("reload")
     check("configuration back: it can be reloaded", done.returncode == 0, done.stdout)
     check(
         "configuration back: it is named",
-        str(main) in entries.wait(of("reload"), count=2)[-1]["MESSAGE"],
+        str(CONFIGURATION) in entries.wait(of("reload"), count=2)[-1]["MESSAGE"],
         told,
     )
     check("configuration back: it is the same daemon", main_pid() == pid, shown("NRestarts"))
@@ -380,7 +380,7 @@ def the_manager_starts_anew() -> None:
 
 def the_kernel_refuses() -> None:
     """Without the capabilities for them neither the recorder nor the accounting can be had."""
-    kept = " ".join(one for one in CAPABILITIES.split() if one not in ("CAP_BPF", "CAP_NET_ADMIN"))
+    kept = " ".join(one for one in CAPABILITIES if one not in ("CAP_BPF", "CAP_NET_ADMIN"))
     text = "".join(f"{name}=\n{name}={kept}\n" for name in ("AmbientCapabilities", "CapabilityBoundingSet"))
     with drop_in(text) as entries:
         said = ("arguments by /proc alone", "ends only as far as the connector tells")

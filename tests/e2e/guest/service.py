@@ -13,7 +13,10 @@ from tests.e2e.guest.report import wait_until
 
 UNIT = "procwatchd.service"
 PREFIX = "PROCWATCH_"
+CONFIGURATION = Path("/etc/procwatchd.yaml")
 DROP_IN = Path("/etc/procwatchd.d/e2e.yaml")
+# What the unit gives, by the kernel's numbers.
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
 # A field's value is a str where it is UTF-8, else bytes; a list where the field is repeated.
 Entry = dict[str, Any]

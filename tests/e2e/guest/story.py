@@ -10,6 +10,8 @@ from pathlib import Path
 from tests.e2e.guest import fields, kernel, upkeep
 from tests.e2e.guest.report import check, note, wait_until
 from tests.e2e.guest.service import (
+    CAPABILITIES,
+    CONFIGURATION,
     DROP_IN,
     UNIT,
     Entries,
@@ -24,10 +26,10 @@ from tests.e2e.guest.service import (
 )
 
 MAX_EXPOSURE = "17"  # in tenths
-# CAP_NET_ADMIN, SYS_PTRACE, PERFMON and BPF, by their numbers.
-CAPABILITIES = sum(1 << number for number in (12, 19, 38, 39))
 SECCOMP_FILTER = "2"
 NEWER = "./newer.deb"
+NEWER_LINE = "# newer\n"  # of its configuration
+OWN_LINE = "# own\n"
 METRICS = "/run/procwatchd/metrics.prom"
 
 RULE = """
@@ -47,7 +49,7 @@ def installed_it_waits_to_be_enabled() -> None:
         systemctl("is-enabled").stdout,
     )
     check("it does not run", systemctl("is-active").stdout.strip() == "inactive", systemctl("status").stdout)
-    check("presets agree", "disabled" in systemctl("status").stdout, systemctl("status").stdout)
+    check("presets agree", "preset: disabled" in systemctl("status").stdout, systemctl("status").stdout)
     check("its user is there", run("getent", "passwd", "procwatchd").returncode == 0, "no such user")
 
 
@@ -108,8 +110,9 @@ def it_has_few_rights() -> None:
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     uid = run("id", "-u", "procwatchd").stdout.strip()
     check("it runs as its own user", set(status["Uid"].split()) == {uid}, status["Uid"])
+    wanted = sum(1 << number for number in CAPABILITIES.values())
     for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb"):
-        check(f"{name} is what the unit gives", int(status[name], 16) == CAPABILITIES, status[name])
+        check(f"{name} is what the unit gives", int(status[name], 16) == wanted, status[name])
     check("it can gain none", status["NoNewPrivs"] == "1", status["NoNewPrivs"])
     check("its system calls are filtered", status["Seccomp"] == SECCOMP_FILTER, status["Seccomp"])
     mode = Path("/run/procwatchd").stat().st_mode & 0o777
@@ -160,11 +163,18 @@ def a_broken_rule_changes_nothing() -> None:
 
 def upgraded_amid_a_load() -> None:
     pid = main_pid()
-    upkeep.upgrade_under_load(lambda: install(NEWER).returncode == 0)
+    with CONFIGURATION.open("a") as file:
+        file.write(OWN_LINE)
+    own = CONFIGURATION.read_text()
+    # As apt has dpkg do it, without what apt ponders first.
+    upkeep.upgrade_under_load(lambda: run("dpkg", "--force-confold", "--install", NEWER).returncode == 0)
     check("upgrade: it is another process", main_pid() not in (0, pid), main_pid())
     check(
-        "upgrade: the configuration stays", DROP_IN.read_text() == "log: {limit: off}\n", DROP_IN.read_text()
+        "upgrade: the administrator's configuration stays", CONFIGURATION.read_text() == own, "it is another"
     )
+    shipped = CONFIGURATION.with_name(f"{CONFIGURATION.name}.dpkg-dist").read_text()
+    check("upgrade: the newer one lies beside it", shipped.endswith(NEWER_LINE), shipped[-200:])
+    check("upgrade: drop-ins stay", DROP_IN.read_text() == "log: {limit: off}\n", DROP_IN.read_text())
 
 
 def stopped_and_started() -> None:
@@ -235,7 +245,7 @@ def removed_and_purged() -> None:
     done = run("apt-get", "-q", "-y", "-o", "Dpkg::Use-Pty=0", "remove", "procwatchd")
     check("the package can be removed", done.returncode == 0, done.stdout)
     check("removed it runs no more", pid and not Path(f"/proc/{pid}").exists(), pid)
-    check("removed its configuration is there", Path("/etc/procwatchd.yaml").exists(), "it is not")
+    check("removed its configuration is there", CONFIGURATION.exists(), "it is not")
     done = run("apt-get", "-q", "-y", "-o", "Dpkg::Use-Pty=0", "purge", "procwatchd")
     check("the package can be purged", done.returncode == 0, done.stdout)
     DROP_IN.unlink()

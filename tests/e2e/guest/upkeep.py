@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.e2e.guest.load import Load
+from tests.e2e.guest.load import RATE, Load
 from tests.e2e.guest.report import check, note, wait_until
 from tests.e2e.guest.service import Entries, configure, field, main_pid, of, shown, systemctl
 
 ALL_OF_THE_LOAD = "capture: {events: [fork, exec, exit]}\nlog: {limit: off}\n"
+# An upgrade is a load of its own, under which an emulated processor would take minutes beside a full one.
+UPGRADE_RATE = RATE / 4
 # Events of others than the load, in the fraction of a second that the daemon may have in hand.
 OF_OTHERS = 10
 TERMS = ("MALFORMED", "FOREIGN", "UNNEEDED", "CONSIDERED", "PENDING")
@@ -31,10 +33,10 @@ def reload_under_load() -> None:
     _nothing_is_lost("reload", lambda: systemctl("reload").returncode == 0)
 
 
-def _nothing_is_lost(name: str, do: Callable[[], bool]) -> None:
+def _nothing_is_lost(name: str, do: Callable[[], bool], rate: float = RATE) -> None:
     """Do it amid a load, of which every exec and every exit has its one entry then."""
     entries = Entries()
-    with Load(f"load-{name}") as load:
+    with Load(f"load-{name}", rate) as load:
         check(f"{name}: it is done", do(), name)
     entries.settle()
     missing = load.missing(entries.all)
@@ -44,7 +46,7 @@ def _nothing_is_lost(name: str, do: Callable[[], bool]) -> None:
 
 
 def upgrade_under_load(install: Callable[[], bool]) -> None:
-    _nothing_is_lost("upgrade", install)
+    _nothing_is_lost("upgrade", install, UPGRADE_RATE)
 
 
 def killed_under_load() -> None:
