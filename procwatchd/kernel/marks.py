@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 
 _WORDS = 13
 _BYTES = 8 * _WORDS
@@ -17,7 +18,7 @@ LAYOUT = 2
 
 
 class Marks:
-    """Numbers that survive. Each has one writer; `fd` is what another one may be made of.
+    """Numbers that survive. Each has one writer; `fd`, which is closed with it, is what another one may be made of.
 
     In datagrams: `RECEIVED` from the socket, and of these `SETTLED`, that is written, dropped, or told as lost.
     `RECEIVED_NS` and `SETTLED_NS` are about when the last of each was (CLOCK_MONOTONIC). `ASKED` is the number of the
@@ -37,6 +38,7 @@ class Marks:
             fd = os.memfd_create("procwatchd-marks", os.MFD_CLOEXEC)
             os.truncate(fd, _BYTES)
         self.fd = fd
+        weakref.finalize(self, os.close, fd)
         self.words = memoryview(mmap.mmap(fd, _BYTES)).cast("Q")
 
     def told(self, *counters: int, is_kept: bool) -> tuple[int, ...]:
