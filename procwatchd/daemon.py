@@ -121,9 +121,10 @@ class Daemon:
         self._users = Users()
         self._store = store = Store()
         # One is nothing without the other, and all else that is kept belongs to what the socket holds.
-        marked = store.take(MARKS)
-        kept = None if marked is None else store.take(CONNECTOR)
-        self._marks = marks = Marks(None if kept is None else marked)
+        if not store.has(MARKS, CONNECTOR):
+            store.drop_rest()
+        kept = store.take(CONNECTOR)
+        self._marks = marks = Marks(store.take(MARKS))
         # First of all: where another program listens, events come from the moment that there is a socket.
         self._recorder, self._no_recorder = _open_recorder(config, store, marks)
         self._connector = Connector(config.capture.receive_buffer_bytes, kept=kept, marks=marks)
@@ -143,7 +144,7 @@ class Daemon:
             connector=self._connector,
             accounting=self._accounting,
             marks=marks,
-            state=store.take_memory(STATE) if kept is not None else None,
+            state=store.take_memory(STATE),
             process_forks=self._process_forks,
             want_acks=self._want_acks,
             on_danger=self._listener.doubt,
@@ -450,7 +451,6 @@ class Daemon:
 
     @staticmethod
     def _notify(*lines: str) -> None:
-        # Whoever asked to be told may be gone: that is no reason to end.
         notify("\n".join(lines))
 
 

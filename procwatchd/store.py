@@ -35,6 +35,10 @@ class Store:
         given = systemd_daemon.listen_fds_with_names()
         self._kept: dict[str, int] = {name: fd for fd, name in given.items()} if self.is_there else {}
 
+    def has(self, *names: str) -> bool:
+        """Whether all of these were kept."""
+        return all(name in self._kept for name in names)
+
     def take(self, name: str) -> int | None:
         """What was kept under this name, for the caller to close; it is kept on until it is dropped."""
         return self._kept.pop(name, None)
@@ -69,12 +73,12 @@ class Store:
     def keep(self, name: str, fd: int) -> None:
         """Have a descriptor kept from now on."""
         if self.is_there:
-            self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fd)
+            notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", (fd,))
 
     def drop(self, name: str) -> None:
         """Keep it no longer."""
         if self.is_there:
-            self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+            notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def drop_rest(self) -> None:
         """The same for all that nobody took."""
@@ -89,14 +93,10 @@ class Store:
             return
         readable, writable = os.pipe()
         try:
-            self._send("BARRIER=1", writable)
+            notify("BARRIER=1", (writable,))
         finally:
             os.close(writable)
         poller = select.poll()
         poller.register(readable, 0)  # its closing is told in any case
         poller.poll(BARRIER_SECONDS * 1000)
         os.close(readable)
-
-    @staticmethod
-    def _send(message: str, *fds: int) -> None:
-        notify(message, fds)

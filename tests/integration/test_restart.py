@@ -354,6 +354,19 @@ def test_what_was_given_up_of_one_killed_is_counted(
         assert 0 < 2 * MANY - len(held(daemon)) <= in_hand
 
 
+def test_marks_without_their_socket_are_not_taken(tmp_path: Path, store: FdStore) -> None:
+    with live(tmp_path, CONFIG, store) as daemon:
+        daemon.stop()
+    os.close(store.fds.pop("proc-connector"))
+    before = os.fstat(store.fds[MARKS]).st_ino
+    with live(tmp_path, CONFIG, store) as daemon:
+        start = daemon.wait_entry(of("start"))
+        assert os.fstat(store.fds[MARKS]).st_ino != before
+    # Nor is anything else that belonged to it.
+    assert "PROCWATCH_KEPT" not in start
+    assert "PROCWATCH_SINCE_USEC" in start
+
+
 def test_half_a_recorder_is_not_taken(tmp_path: Path, store: FdStore, steps: str) -> None:
     for part in ("counts", "link0of"):
         with live(tmp_path, CONFIG, store) as daemon:
