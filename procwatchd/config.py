@@ -8,35 +8,51 @@ module is plain.
 
 from __future__ import annotations
 
-import errno
 import os
-import pwd
 import re
-import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from procwatchd.errors import ConfigError
 from procwatchd.process.fields import ENTRY_ONLY, EVENTS, FIELDS
-from procwatchd.rules.match import Match, MatchError, Path, TagTest, compile_match
-from procwatchd.rules.names import SIGMA, TAGS, name_of, suggestion, unknown_field
-from procwatchd.rules.ruleset import Rule, RuleSet, Verdict
-from procwatchd.rules.template import Template, TemplateError, parse_template
-from procwatchd.yamltree import FILE_LIMIT_BYTES, Mapping, Mark, Problem, mark_of, merge, parse_yaml, plain
+from procwatchd.rules.detection import LEVELS
+from procwatchd.rules.limit import SUMMARY_NS, By, Rate, Suppression
+from procwatchd.rules.match import Match, MatchError, Path, compile_match
+from procwatchd.rules.names import (
+    SIGMA,
+    TAGS,
+    Scope,
+    UnknownNameError,
+    name_of,
+    resolve,
+    suggestion,
+    unknown_field,
+)
+from procwatchd.rules.redact import PATTERNS_LIMIT
+from procwatchd.rules.regex import RegexError, compile_regex
+from procwatchd.rules.ruleset import Action, Rule, RuleSet
+from procwatchd.rules.sigma import STATUSES, Exclusion, Sigma
+from procwatchd.rules.template import Template, TemplateError, name_in_entry, parse_template
+from procwatchd.sigmafiles import load_sigma
+from procwatchd.trusted import Source, others_may_change, others_may_redirect, read_file
+from procwatchd.yamltree import Mapping, Mark, Problem, mark_of, merge, parse_yaml, plain
 
 MAIN_FILE = "/etc/procwatchd.yaml"
 DROP_IN_DIRECTORY = "/etc/procwatchd.d"
-DAEMON_USER = "procwatchd"  # as the unit has it
 
 # Limits.
 DROP_IN_LIMIT = 1000
 LIST_LIMIT = 1000  # items of a list that is not the rules
-LINK_LIMIT = 40  # symbolic links on the way to a file, as the kernel has it
 RECEIVE_BUFFER_BYTES = (64 << 10, 1 << 30)
 MAX_ARGV_BYTES = (256, 128 << 10)
+EVERY_SECONDS = (1, 3600)
+RATE_EVENTS = (1, 1_000_000)
+RATE_SECONDS = (1, 86_400)
+BY_LIMIT = 8  # fields
+INHERITED_LIMIT = 64  # tags that go from process to process
 
 PRIORITIES = {
     word: number
@@ -63,18 +79,25 @@ _OTHER_ENTRIES = frozenset(
     f"{_LEDGER} COUNT SINCE_USEC UNTIL_USEC LOST_WHERE CPUS GROUP SAMPLE VERSION PROCESSES RECEIVE_BUFFER ARGV_CUT "
     "ANCESTORS_CUT HASHES_SKIPPED NAMES_REFUSED READINGS_UNUSED RECORDS_UNUSED FAILURES FORKS FORKS_KERNEL "
     "FORKS_MISSED UNLOCATED BLIND BLINDNESSES RESYNCS QUEUED ACCOUNTING_LOST APPEARED VANISHED EXECED "
-    "RECORDINGS_UNUSED SIGNALS_FORGOTTEN KEPT".split()
+    "RECORDINGS_UNUSED GROUPS_SHARED SAMPLES_SKIPPED SIGNALS_FORGOTTEN KEPT DETECTIONS_CUT".split()
 )
 _TAKEN = frozenset(FIELDS) | ENTRY_ONLY | SIGMA | _OTHER_ENTRIES | {TAGS}
 
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
 _TRUTH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 _SIZE = re.compile(r"([0-9]{1,18})([KMG]?)")
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+_SPAN = re.compile(r"([0-9]{1,9})(s|min|h)")
+_RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,9})?(s|min|h)")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,49}")  # journald's limit is 64, with PROCWATCH_ENV_
+_PATTERN_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _RULE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TAG = re.compile(r"[a-z0-9_.:-]{1,64}")
 _OWN_FIELD = re.compile(r"[A-Z][A-Z0-9_]{0,53}")  # journald's limit is 64, with PROCWATCH_
 _OWN_TEXT_LIMIT = 1024
+
+
+_Unmatched = Literal["log", "drop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +118,24 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What entries look like. `fields` are names as in FIELDS (RULE and TAGS besides), or one of the two words."""
+    """What entries look like. `fields` are names as in FIELDS (RULE and TAGS besides), or one of the two words.
 
-    unmatched: Verdict
+    `limit` is for all entries of events together, None for none.
+    """
+
+    unmatched: _Unmatched
     priority: int
     fields: Literal["standard", "all"] | frozenset[str]
     max_argv_bytes: int
+    limit: Rate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Redact:
+    """What is hidden in command lines. `patterns` are a kind and a regular expression each."""
+
+    is_builtin: bool
+    patterns: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +144,9 @@ class Config:
 
     capture: Capture
     log: Log
+    redact: Redact
     rules: RuleSet
+    sigma: Sigma
     files: tuple[str, ...]
 
 
@@ -132,11 +169,9 @@ def _text(value: Any) -> str:
     return value
 
 
-def _word(*known: str, later: tuple[str, ...] = ()) -> BeforeValidator:
+def _word(*known: str) -> BeforeValidator:
     def check(value: Any) -> str:
         text = _text(value)
-        if text in later:
-            raise ValueError(f"{text!r} is not supported yet")
         if text not in known:
             raise ValueError(f"{text[:64]!r} is none of: {', '.join(known)}{suggestion(text, list(known))}")
         return text
@@ -206,9 +241,7 @@ def _events(value: Any) -> Any:
 def _entry_field(value: Any) -> str:
     key = _text(value)
     name = name_of(key)
-    if name in SIGMA:
-        raise ValueError(f"field {key!r} is not supported yet")
-    if name not in FIELDS and name not in ENTRY_ONLY and name != TAGS:
+    if name not in FIELDS and name not in ENTRY_ONLY | SIGMA and name != TAGS:
         raise unknown_field(key)
     return name
 
@@ -229,6 +262,38 @@ def _entry_fields(value: Any) -> Any:
     if problems:
         raise _ProblemsError(problems)
     return names
+
+
+def _silencing_match(value: Any) -> Match:
+    try:
+        return compile_match(value, silences=True)
+    except MatchError as error:
+        raise _ProblemsError(error.problems) from None
+
+
+def _path(value: Any) -> str:
+    text = _text(value)
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError(f"{text[:64]!r} is no path from the root")
+    return text
+
+
+def _regex(value: Any) -> str:
+    text = _text(value)
+    try:
+        is_found = compile_regex(text)
+    except RegexError as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    if is_found(""):
+        raise ValueError("is found in every argument")
+    return text
+
+
+def _patterns(value: Any) -> Any:
+    items = _list(value)
+    if len(items) > PATTERNS_LIMIT:
+        raise ValueError(f"has more than {PATTERNS_LIMIT} items")
+    return items
 
 
 def _message(value: Any) -> Template:
@@ -254,22 +319,68 @@ def _own_fields(value: Any) -> Any:
     return value
 
 
-def _later(_value: Any) -> None:
-    raise ValueError("not supported yet")
+def _every(value: Any) -> int:
+    text = _text(value)
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text[:64]!r} is no time: write a number with s, min or h, as in 60s")
+    return _between(EVERY_SECONDS, int(found[1]) * _SECONDS[found[2]], "seconds") * 1_000_000_000
 
 
-def _limit(value: Any) -> str:
-    if value != "off":
-        raise ValueError("only 'off': limits are not supported yet")
-    return "off"
+def _rate(value: Any) -> Rate:
+    text = _text(value)
+    found = _RATE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text[:64]!r} is no rate: write N/s, N/min, N/h, or a time as in 20000/30s")
+    events = _between(RATE_EVENTS, int(found[1]), "events")
+    seconds = _between(RATE_SECONDS, int(found[2] or 1) * _SECONDS[found[3]], "seconds")
+    return Rate(events, seconds * 1_000_000_000)
+
+
+def _rate_or_off(value: Any) -> Rate | None:
+    return None if value == "off" else _rate(value)
+
+
+def _between(bounds: tuple[int, int], number: int, unit: str) -> int:
+    least, most = bounds
+    if not least <= number <= most:
+        raise ValueError(f"{number} is not between {least} and {most} {unit}")
+    return number
+
+
+def _by(value: Any) -> tuple[By, ...]:
+    items = _list(value)
+    problems: list[tuple[Path, str]] = []
+    found: list[By] = []
+    for at, item in enumerate(items):
+        try:
+            found.append(_field_to_group_by(item))
+            if item in items[:at]:
+                raise ValueError(f"{item[:64]!r} is here twice")
+        except ValueError as error:
+            problems.append(((at,), str(error)))
+    if len(items) > BY_LIMIT:
+        problems.append(((), f"has more than {BY_LIMIT} fields"))
+    if problems:
+        raise _ProblemsError(problems)
+    return tuple(found)
+
+
+def _field_to_group_by(value: Any) -> By:
+    key = _text(value)
+    target = resolve(key)
+    if target.scope is Scope.ANCESTOR:
+        raise UnknownNameError(f"{key[:64]!r}: there may be many ancestors; use 'ancestors' or 'parent.'")
+    return By(key, name_in_entry(target), target.get)
 
 
 _Switch = Annotated[bool, BeforeValidator(_switch)]
 _Priority = Annotated[int, BeforeValidator(_priority)]
-_Later = Annotated[None, BeforeValidator(_later)]
 _Event = Annotated[str, _word(*EVENTS)]
 _Tag = Annotated[str, _like(_TAG, "a tag")]
 _Variable = Annotated[str, _like(_VARIABLE, "the name of a variable")]
+_Path = Annotated[str, BeforeValidator(_path)]
+_Status = Annotated[str, _word(*STATUSES)]
 
 
 class _Model(BaseModel):
@@ -294,36 +405,59 @@ class _Capture(_Model):
 
 
 class _Log(_Model):
-    unmatched: Annotated[Verdict, _word("log", "drop")] = "log"
+    unmatched: Annotated[_Unmatched, _word("log", "drop")] = "log"
     priority: _Priority = 6
     fields: Annotated[list[str], BeforeValidator(_entry_fields)] = ["standard"]
     max_argv: Annotated[int, _size(*MAX_ARGV_BYTES)] = Field(default=4 << 10, alias="max-argv")
-    limit: Annotated[str, BeforeValidator(_limit)] = "off"
+    limit: Annotated[Rate | None, BeforeValidator(_rate_or_off)] = None
+
+
+class _Exclusion(_Model):
+    id: Annotated[str, BeforeValidator(_text)]
+    match: Annotated[Match, BeforeValidator(_silencing_match)]
+
+
+class _Sigma(_Model):
+    paths: Annotated[list[_Path], BeforeValidator(_list)] = []
+    min_level: Annotated[str, _word(*LEVELS)] = Field(default="medium", alias="min-level")
+    status: Annotated[list[_Status], BeforeValidator(_list)] = ["stable", "test", "experimental"]
+    exclude: Annotated[list[_Exclusion], BeforeValidator(_list)] = []
+
+
+class _Pattern(_Model):
+    name: Annotated[str, _like(_PATTERN_NAME, "a name for a pattern")]
+    regex: Annotated[str, BeforeValidator(_regex)]
+
+
+class _Redact(_Model):
+    builtin: _Switch = True
+    patterns: Annotated[list[_Pattern], BeforeValidator(_patterns)] = []
 
 
 class _File(_Model):
     capture: _Capture = Field(default_factory=lambda: _Capture.model_validate({}))
     log: _Log = Field(default_factory=lambda: _Log.model_validate({}))
-    redact: _Later = None
-    sigma: _Later = None
+    redact: _Redact = Field(default_factory=lambda: _Redact.model_validate({}))
+    sigma: _Sigma = Field(default_factory=lambda: _Sigma.model_validate({}))
     rules: Any = None  # each is checked on its own, so that one bad rule does not hide another's problems
 
 
 class _Rule(_Model):
     name: Annotated[str, _like(_RULE_NAME, "a name for a rule")]
     match: Any
-    action: Annotated[Literal["log", "drop", "tag"], _word("log", "drop", "tag", later=("count",))] = "log"
+    action: Annotated[Action, _word(*get_args(Action))] = "log"
     priority: Annotated[int | None, BeforeValidator(_priority)] = None
     tags: Annotated[list[_Tag], BeforeValidator(_list)] = []
     message: Annotated[Template | None, BeforeValidator(_message)] = None
     fields: Annotated[dict[str, str], BeforeValidator(_own_fields)] = {}
     namespaces: Annotated[str, _word("host", "any")] = "host"
-    limit: _Later = None
-    every: _Later = None
-    by: _Later = None
+    limit: Annotated[Rate | None, BeforeValidator(_rate)] = None
+    every: Annotated[int | None, BeforeValidator(_every)] = None
+    by: Annotated[tuple[By, ...], BeforeValidator(_by)] = ()
+    inherit: _Switch = False
 
 
-MODELS: tuple[type[BaseModel], ...] = (_File, _Capture, _Log, _Rule)
+MODELS: tuple[type[BaseModel], ...] = (_File, _Capture, _Log, _Redact, _Pattern, _Sigma, _Exclusion, _Rule)
 
 
 def load_config(
@@ -336,9 +470,9 @@ def load_config(
     """
     problems: list[Problem] = []
     if main is not None:
-        sources = [_read_file(main, problems, is_trusted=True)]
+        sources = [read_file(main, problems, is_trusted=True)]
     else:
-        sources = [_read_file(main_file, problems, may_be_missing=True)]
+        sources = [read_file(main_file, problems, may_be_missing=True)]
         sources += _read_drop_ins(drop_in_directory, problems)
     trees: list[Mapping] = []
     files: list[str] = []
@@ -355,7 +489,7 @@ def load_config(
     try:
         return _build(plain(merged), tuple(files))
     except MatchError as error:
-        rules = plain(merged)["rules"]
+        rules = plain(merged).get("rules")
         raise ConfigError(
             [str(Problem(mark_of(merged, path), _where(path, rules), what)) for path, what in error.problems]
         ) from None
@@ -374,134 +508,10 @@ def _merged(trees: list[Mapping]) -> Mapping:
     return merged
 
 
-# Files.
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    path: str
-    data: bytes
-
-
-def _read_file(
-    path: str,
-    problems: list[Problem],
-    *,
-    is_trusted: bool = False,
-    may_be_missing: bool = False,
-) -> _Source | None:
-    """What is in a file; None with a problem noted, or where it may be missing and is."""
-
-    def problem(what: str) -> None:
-        problems.append(Problem(Mark(path), "file", what))
-
-    try:
-        # Non-blocking, since opening a FIFO would wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if not may_be_missing or not isinstance(error, FileNotFoundError) or os.path.islink(path):
-            problem(f"cannot be opened: {getattr(error, 'strerror', None) or error}")
-        return None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            problem("is not a regular file")
-        elif not is_trusted and (why := _others_may_change(status) or _others_may_redirect(path)):
-            problem(why)
-        else:
-            return _Source(path, _read_all(fd))
-    except OSError as error:
-        problem(f"cannot be read: {error.strerror}")
-    finally:
-        os.close(fd)
-    return None
-
-
-def _read_all(fd: int) -> bytes:
-    """The file, at most one byte more than may be."""
-    data = b""
-    while len(data) <= FILE_LIMIT_BYTES:
-        chunk = os.read(fd, FILE_LIMIT_BYTES + 1 - len(data))
-        if not chunk:
-            break
-        data += chunk
-    return data
-
-
-def _others_may_change(status: os.stat_result) -> str:
-    """Why others than root and this process's user may change a file or directory; "" where they may not."""
-    if status.st_uid not in _trusted_uids():
-        return f"belongs to uid {status.st_uid}, who may change it: only root and the daemon's user may"
-    others = stat.S_IWOTH if status.st_gid == 0 else stat.S_IWGRP | stat.S_IWOTH
-    if status.st_mode & others:
-        return f"has mode {stat.S_IMODE(status.st_mode):04o}: others than its owner may change it"
-    return ""
-
-
-def _trusted_uids() -> set[int]:
-    """Root, this process's user, and where that is root the daemon's: `--check` must judge as the daemon does."""
-    uids = {0, os.geteuid()}
-    if uids == {0}:
-        try:
-            uids.add(pwd.getpwnam(DAEMON_USER).pw_uid)
-        except KeyError:
-            pass  # it runs as root here
-    return uids
-
-
-def _others_may_redirect(path: str) -> str:
-    """Why others may decide where a path leads; "" where they may not."""
-    for place in _way_to(path):
-        status = os.lstat(place)
-        if (
-            stat.S_ISDIR(status.st_mode)
-            and status.st_mode & stat.S_ISVTX
-            and status.st_uid in _trusted_uids()
-        ):
-            continue  # what is in it can be moved by its owner alone, who is looked at next
-        if stat.S_ISLNK(status.st_mode):
-            why = "" if status.st_uid in _trusted_uids() else f"belongs to uid {status.st_uid}"
-        else:
-            why = _others_may_change(status)
-        if why:
-            return f"is reached through {place}, which {why}"
-    return ""
-
-
-def _way_to(path: str) -> Iterator[str]:
-    """All directories and links that the kernel looks at for a path, from the root on, but not where it ends.
-
-    Raises OSError.
-    """
-    place, left, links = "/", [*reversed(os.path.abspath(path).split("/"))], 0
-    yield place
-    while left:
-        step = left.pop()
-        if step in ("", "."):
-            continue
-        if step == "..":
-            place = os.path.dirname(place)
-            continue
-        found = os.path.join(place, step)
-        mode = os.lstat(found).st_mode
-        if stat.S_ISLNK(mode):
-            yield found
-            links += 1
-            if links > LINK_LIMIT:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-            target = os.readlink(found)
-            place = "/" if target.startswith("/") else place
-            left += reversed(target.split("/"))
-            continue
-        place = found
-        if left:
-            yield place
-
-
-def _read_drop_ins(directory: str, problems: list[Problem]) -> Iterator[_Source | None]:
+def _read_drop_ins(directory: str, problems: list[Problem]) -> Iterator[Source | None]:
     """The drop-ins in order of name; none of a directory that others may change."""
     try:
-        why = _others_may_change(os.stat(directory)) or _others_may_redirect(directory)
+        why = others_may_change(os.stat(directory)) or others_may_redirect(directory)
         names = sorted(n for n in os.listdir(directory) if n.endswith(".yaml") and not n.startswith("."))
     except FileNotFoundError:
         return
@@ -513,7 +523,7 @@ def _read_drop_ins(directory: str, problems: list[Problem]) -> Iterator[_Source 
         problems.append(Problem(Mark(directory), "directory", why))
         return
     for name in names:
-        yield _read_file(os.path.join(directory, name), problems)
+        yield read_file(os.path.join(directory, name), problems)
 
 
 # Checking.
@@ -534,7 +544,7 @@ def _check(tree: Mapping) -> list[Problem]:
 
 def _without_empty_sections(raw: dict[str, Any]) -> dict[str, Any]:
     """A section whose keys are all commented out is there and says nothing."""
-    return {key: value for key, value in raw.items() if value is not None or key not in ("capture", "log")}
+    return {key: value for key, value in raw.items() if value is not None or key not in _SECTIONS}
 
 
 def _complaints(model: type[BaseModel], raw: Any) -> list[tuple[Path, str]]:
@@ -570,10 +580,20 @@ def _sentence(error: Any, model: type[BaseModel]) -> str:
     return str(error["msg"])
 
 
+_SECTIONS: dict[str | int, type[BaseModel]] = {
+    "capture": _Capture,
+    "log": _Log,
+    "redact": _Redact,
+    "sigma": _Sigma,
+}
+
+
 def _section(path: Path, model: type[BaseModel]) -> type[BaseModel]:
-    if path == ("capture",):
-        return _Capture
-    return _Log if path == ("log",) else model
+    if path[:2] == ("sigma", "exclude"):
+        return _Exclusion
+    if path[:2] == ("redact", "patterns"):
+        return _Pattern
+    return _SECTIONS.get(path[0], model) if path else model
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:
@@ -591,12 +611,30 @@ def _check_rule(raw: Any) -> list[tuple[Path, str]]:
             compile_match(raw["match"])
         except MatchError as error:
             found += [(("match", *path), what) for path, what in error.problems]
-    action = raw.get("action")
-    if action == "drop":
-        senseless = [key for key in ("priority", "message", "fields", "tags") if key in raw]
-        found += [((key,), "means nothing where nothing is written: the action is drop") for key in senseless]
+    return found + _senseless(raw)
+
+
+# Keys that mean nothing with an action.
+_SENSELESS = {
+    "drop": ("priority", "message", "fields", "tags", "limit"),
+    "count": ("message", "fields", "tags", "limit"),
+    "tag": ("limit",),
+}
+
+
+def _senseless(raw: dict[str, Any]) -> list[tuple[Path, str]]:
+    """What a rule says in vain."""
+    action = raw.get("action", "log")
+    found: list[tuple[Path, str]] = []
+    for key in _SENSELESS.get(action, ()) if isinstance(action, str) else ():
+        if key in raw:
+            found.append(((key,), f"means nothing where the action is {action}"))
     if action == "tag" and not any(raw.get(key) for key in ("tags", "fields", "priority", "message")):
         found.append((("action",), "a rule that tags needs tags, fields, a priority or a message"))
+    if action != "count" and "limit" not in raw:
+        found += [((key,), "needs the action count, or a limit") for key in ("every", "by") if key in raw]
+    if "inherit" in raw and (action != "tag" or not raw.get("tags")):
+        found.append((("inherit",), "needs the action tag, and tags"))
     return found
 
 
@@ -638,7 +676,12 @@ def _where(path: Path, rules: list[Any]) -> str:
 
 def _build(raw: dict[str, Any], files: tuple[str, ...]) -> Config:
     found = _File.model_validate(_without_empty_sections(raw))
-    capture, log = found.capture, found.log
+    capture, log, sigma = found.capture, found.log, found.sigma
+    if sigma.paths and "exec" not in capture.events:
+        raise MatchError(
+            [(("sigma", "paths"), "what is started is looked at: capture.events must have exec")]
+        )
+    exclusions = [Exclusion(each.id, each.match) for each in sigma.exclude]
     words: Any = log.fields[0] if log.fields in (["standard"], ["all"]) else frozenset(log.fields)
     return Config(
         Capture(
@@ -650,32 +693,44 @@ def _build(raw: dict[str, Any], files: tuple[str, ...]) -> Config:
             capture.hash,
             tuple(capture.environment),
         ),
-        Log(log.unmatched, log.priority, words, log.max_argv),
-        RuleSet(_build_rules(raw.get("rules") or []), unmatched=log.unmatched, priority=log.priority),
+        Log(log.unmatched, log.priority, words, log.max_argv, log.limit),
+        Redact(found.redact.builtin, tuple((each.name, each.regex) for each in found.redact.patterns)),
+        RuleSet(
+            _build_rules(raw.get("rules") or [], [each.match for each in exclusions]),
+            unmatched=log.unmatched,
+            priority=log.priority,
+        ),
+        load_sigma(sigma.paths, sigma.min_level, sigma.status, exclusions),
         files,
     )
 
 
-def _build_rules(raw: list[Any]) -> list[Rule]:
-    """The rules. Raises MatchError where one can be neither guarded nor left unguarded."""
+def _build_rules(raw: list[Any], exclusions: list[Match]) -> list[Rule]:
+    """The rules, where `exclusions` silence, too.
+
+    Raises MatchError where one can be neither guarded nor left unguarded.
+    """
     models = [_Rule.model_validate(rule) for rule in raw]
-    # What rules that silence ask of tags, themselves or through rules that tag for them. Tags are given to
-    # later rules alone, so that one way from the last to the first finds all.
-    asked: list[TagTest] = []
+    matches = [compile_match(model.match) for model in models]
     rules: list[Rule] = []
     problems: list[tuple[Path, str]] = []
-    for at, model in reversed([*enumerate(models)]):
+    inherited: set[str] = set()
+    for at, (model, wanted) in enumerate(zip(models, _wanted(models, matches, exclusions), strict=True)):
+        match = matches[at]
         # Who can fake what earns a tag could else fake what is silenced by it.
-        wanted = {True} if model.action == "drop" else _wanted(model, asked)
-        match = compile_match(model.match, silences=True in wanted and model.namespaces == "host")
+        if True in wanted and model.namespaces == "host":
+            match = compile_match(model.match, silences=True)
         if match.is_guarded and False in wanted:
             problems.append((("rules", at, "match"), _TWO_MINDED))
-        for each in wanted:
-            asked += [(test, is_presence is each) for test, is_presence in match.tag_tests]
+        inherited.update(model.tags if model.inherit else ())
+        if model.inherit and len(inherited) > INHERITED_LIMIT:
+            problems.append(
+                (("rules", at, "inherit"), f"more than {INHERITED_LIMIT} tags of all rules do so")
+            )
         rules.append(_built(model, match))
     if problems:
-        raise MatchError(problems[::-1])
-    return rules[::-1]
+        raise MatchError(problems)
+    return rules
 
 
 _TWO_MINDED = (
@@ -684,11 +739,35 @@ _TWO_MINDED = (
 )
 
 
-def _wanted(model: _Rule, asked: list[TagTest]) -> set[bool]:
-    """Whether the tags that a rule gives are asked to be there, and to be absent."""
+def _wanted(models: list[_Rule], matches: list[Match], exclusions: list[Match]) -> list[set[bool]]:
+    """Whether silence wants each of the rules to hold, and whether it wants it not to.
+
+    It wants a rule that silences, and what that or an exclusion asks of tags: the rules that give them, and so on.
+    """
+    asked_last = [(len(models), *asked) for match in exclusions for asked in match.tag_tests]
+    found = [{True} if model.action in ("drop", "count") else set[bool]() for model in models]
+    is_more = True
+    while is_more:
+        asked = asked_last + [
+            (at, test, is_presence is each)
+            for at, match in enumerate(matches)
+            for each in found[at]
+            for test, is_presence in match.tag_tests
+        ]
+        wider = [wanted | _asked_of(at, models[at], asked) for at, wanted in enumerate(found)]
+        is_more, found = wider != found, wider
+    return found
+
+
+def _asked_of(giver: int, model: _Rule, asked: list[tuple[int, Callable[[str], bool], bool]]) -> set[bool]:
+    """Whether the tags that a rule gives are asked to be there, and to be absent; to later rules, or to all events."""
     if model.action != "tag":
         return set()
-    return {is_presence for test, is_presence in asked if any(map(test, model.tags))}
+    return {
+        is_presence
+        for asker, test, is_presence in asked
+        if (model.inherit or asker > giver) and any(map(test, model.tags))
+    }
 
 
 def _built(model: _Rule, match: Match) -> Rule:
@@ -700,4 +779,14 @@ def _built(model: _Rule, match: Match) -> Rule:
         tuple(model.tags),
         model.message,
         tuple(model.fields.items()),
+        _suppression(model),
+        model.inherit,
     )
+
+
+def _suppression(model: _Rule) -> Suppression | None:
+    if model.action != "count" and model.limit is None:
+        return None
+    period_ns = 0 if model.limit is None else model.limit.period_ns
+    every_ns = max(SUMMARY_NS, period_ns) if model.every is None else model.every
+    return Suppression(model.name, model.by, every_ns, model.limit)

@@ -46,7 +46,8 @@ from procwatchd.metrics import metrics_text
 from procwatchd.notify import notify
 from procwatchd.process.procfs import may_read_environment
 from procwatchd.process.users import Users
-from procwatchd.runtime import RuntimeDirectory
+from procwatchd.rules.redact import KEY_BYTES
+from procwatchd.runtime import RuntimeDirectory, keep_key
 from procwatchd.store import Store
 from procwatchd.worker import Worker
 
@@ -56,6 +57,8 @@ CHECK_SECONDS = 60.0
 TURN_SECONDS = 15.0
 DRAIN_SECONDS = 10.0
 DESCRIPTORS = 65536
+# Of Sigma rules that could not be loaded, in an entry; `--check` tells all.
+SIGMA_PROBLEMS_SHOWN = 3
 
 # What is kept over a restart. The marks have their layout in their name.
 CONNECTOR, ACCOUNTING, MARKS, STATE = "proc-connector", "taskstats", f"marks-{LAYOUT}", "state"
@@ -71,6 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(options.config)
         if options.check:
+            for problem in config.sigma.problems:
+                print(f"warning: {problem}", file=sys.stderr)
             print(f"configuration is fine: {_describe(config)}")
             return 0
         # Before any thread is there, so that they all have the signals blocked and only the main thread takes them.
@@ -132,6 +137,7 @@ class Daemon:
         self._accounting, self._no_accounting = _open_accounting(config, store, marks)
         self._listener = Listener(self._connector, self._batches, self._accounting, self._recorder, marks)
         self._writer = _open_writer(options.output, self._boot_id)
+        redaction_key, self._no_redaction_key = keep_key(KEY_BYTES)
         self._worker = Worker(
             config,
             self._batches,
@@ -148,6 +154,7 @@ class Daemon:
             process_forks=self._process_forks,
             want_acks=self._want_acks,
             on_danger=self._listener.doubt,
+            redaction_key=redaction_key,
         )
         self._acks_wanted = False
         # Blindnesses that are over and still to be told.
@@ -218,7 +225,7 @@ class Daemon:
 
     def _write_start(self) -> None:
         worker, connector = self._worker, self._connector
-        priority = NOTICE
+        priority = _how_bad(self._config)
         text = f"start: procwatchd {__version__}, {len(worker.table)} processes, {_describe(self._config)}"
         if connector.receive_buffer_bytes < connector.receive_buffer_wanted:
             priority = WARNING
@@ -235,6 +242,8 @@ class Daemon:
             text += "; of others' processes no environment can be read (CAP_DAC_READ_SEARCH is missing)"
         if self._no_accounting:
             text += f"; ends only as far as the connector tells of them: {self._no_accounting}"
+        if self._no_redaction_key:
+            text += f"; marks of secrets are of this run alone: {self._no_redaction_key}"
         since_usec = self._directory.last_listened_usec(self._boot_id)
         if self._connector.was_deaf:
             since_usec = self._connector.heard_until_ns // 1000
@@ -379,7 +388,7 @@ class Daemon:
             text += "; the new receive-buffer takes a restart"
         if (config.capture.accounting, config.capture.arguments) != self._asked_at_start:
             text += "; the new accounting or arguments take a restart"
-        self._writer.write(self._worker.builder.own("reload", text, NOTICE))
+        self._writer.write(self._worker.builder.own("reload", text, _how_bad(config)))
 
     def _stop(self) -> None:
         self._notify("STOPPING=1", "STATUS=Writing what was received")
@@ -434,7 +443,7 @@ class Daemon:
         lost = terms["LOST"] + terms["UNWRITTEN"]
         text = (
             f"{kind}: {terms['RECEIVED']} events received, {terms['LOGGED']} logged, {terms['DROPPED']} dropped by "
-            f"rules, {lost} lost; {len(self._worker.table)} processes"
+            f"rules, {terms['COUNTED'] + terms['LIMITED']} summarised, {lost} lost; {len(self._worker.table)} processes"
         )
         fields = {**terms, **self._worker.more_terms(kernel_forks)}
         self._writer.write(self._worker.builder.own(kind, text, **fields))
@@ -447,7 +456,10 @@ class Daemon:
             return "STATUS=Blind: the kernel tells of no events; trying to be heard again"
         writer, ledger = self._writer, self._worker.ledger
         lost = ledger.lost + ledger.failed + writer.unwritten_events
-        return f"STATUS={writer.written_events} entries logged, {ledger.dropped} events dropped by rules, {lost} lost"
+        return (
+            f"STATUS={writer.written_events} entries logged, {ledger.dropped} events dropped by rules, "
+            f"{ledger.counted + ledger.limited} summarised, {lost} lost"
+        )
 
     @staticmethod
     def _notify(*lines: str) -> None:
@@ -499,8 +511,24 @@ def _recorder_prefix() -> str:
 
 def _describe(config: Config) -> str:
     files = ", ".join(config.files) if config.files else "the built-in defaults"
-    count = len(config.rules.rules)
-    return f"{count} rule{'' if count == 1 else 's'} from {files}"
+    text = f"{_count(len(config.rules.rules), 'rule')} from {files}"
+    sigma = config.sigma
+    if sigma.rules or sigma.others or sigma.problems:
+        text += f"; {_count(len(sigma.rules), 'Sigma rule')}"
+    if sigma.problems:
+        shown = "; ".join(sigma.problems[:SIGMA_PROBLEMS_SHOWN])
+        text += f", and {_count(len(sigma.problems), 'problem')} with others: {shown}"
+        text += "; …" if len(sigma.problems) > SIGMA_PROBLEMS_SHOWN else ""
+    return text
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _how_bad(config: Config) -> int:
+    """The priority of an entry that describes a configuration."""
+    return WARNING if config.sigma.problems else NOTICE
 
 
 def _open_writer(output: str, boot_id: str) -> Writer:

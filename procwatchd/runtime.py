@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""The runtime directory: who runs, since when nobody listens, and the metrics."""
+"""The runtime directory: who runs, since when nobody listens, and the metrics. The state directory: a key."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import stat
 
 from procwatchd.errors import AnotherRunsError, DeniedError
 
 RUNTIME_DIRECTORY = "/run/procwatchd"
+STATE_DIRECTORY = "/var/lib/procwatchd"
+KEY_FILE = "redaction.key"
 
 
 class RuntimeDirectory:
@@ -69,3 +73,52 @@ class RuntimeDirectory:
         except OSError:
             # A full disk costs only this file: the same is in the journal, and a stale file's age tells.
             return
+
+
+def keep_key(size: int, directory: str | None = None) -> tuple[bytes, str]:
+    """A key of so many random bytes, the machine's; and why it is only this run's, or "".
+
+    It is in the state directory ($STATE_DIRECTORY, else /var/lib/procwatchd), for its owner alone, and made where there
+    is none yet.
+    """
+    directory = directory or os.environ.get("STATE_DIRECTORY", STATE_DIRECTORY)
+    path = f"{directory}/{KEY_FILE}"
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        if not os.path.lexists(path):
+            _make_key(path, size)
+        return _read_key(path, size), ""
+    except OSError as error:
+        return os.urandom(size), f"{path}: {error.strerror}"
+    except ValueError as error:
+        return os.urandom(size), f"{path} {error}"
+
+
+def _make_key(path: str, size: int) -> None:
+    """Put a new key in its place at once; where another one was faster, that one's stays."""
+    new = f"{path}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, os.urandom(size))
+        os.fsync(fd)
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        os.close(fd)
+        os.unlink(new)
+
+
+def _read_key(path: str, size: int) -> bytes:
+    """The key. Raises ValueError where it is none, or no secret."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+            raise ValueError(f"is no key of {size} bytes")
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o077:
+            raise ValueError("is not its owner's alone")
+        return os.read(fd, size)
+    finally:
+        os.close(fd)

@@ -51,7 +51,11 @@ from procwatchd.process.resync import Resync
 from procwatchd.process.table import Table
 from procwatchd.process.users import Users
 from procwatchd.process.waiting import WAITING_NS
+from procwatchd.rules.detection import DETECTIONS_LIMIT
+from procwatchd.rules.limit import SHARE_NEEDS
+from procwatchd.rules.redact import KEY_BYTES, Redactor
 from procwatchd.rules.ruleset import RuleSet
+from procwatchd.silence import Silence
 from procwatchd.state import pack, unpack
 
 IDLE_SECONDS = 10.0
@@ -73,7 +77,9 @@ LATE_NS = 50_000_000
 
 def wants(config: Config, builder: EntryBuilder, rules: RuleSet) -> Wants:
     """What of /proc the configuration has a use for."""
-    names = builder.wanted | rules.needs
+    names = (
+        builder.wanted | rules.needs | config.sigma.needs | (SHARE_NEEDS if config.log.limit else frozenset())
+    )
     place = {"CGROUP", "UNIT", "USER_UNIT", "SLICE", "SESSION", "CONTAINER_ID"}
     return Wants(
         cwd="CWD" in names,
@@ -89,7 +95,7 @@ def wants(config: Config, builder: EntryBuilder, rules: RuleSet) -> Wants:
 
 def needs(config: Config, builder: EntryBuilder, rules: RuleSet, *, has_accounting: bool) -> Needs:
     """What of the kernel's events and records the configuration, or the table, has a use for."""
-    names, events = builder.wanted | rules.needs, config.capture.events
+    names, events = builder.wanted | rules.needs | config.sigma.needs, config.capture.events
     return Needs(
         # Without records the EXITs of all tasks are how an end is known.
         threads=config.capture.threads or not has_accounting,
@@ -125,6 +131,7 @@ class Worker:
         process_forks: Callable[[], int | None] = lambda: None,
         want_acks: Callable[[], None] = lambda: None,
         on_danger: Callable[[], None] = lambda: None,
+        redaction_key: bytes | None = None,
         proc: str = "/proc",
     ) -> None:
         self.running = False
@@ -137,6 +144,7 @@ class Worker:
         self._process_forks = process_forks
         self._want_acks = want_acks
         self._on_danger = on_danger
+        self._redaction_key = redaction_key or os.urandom(KEY_BYTES)
         self._batches = batches
         self._open_bell = open_bell
         self._is_recording = is_recording
@@ -155,6 +163,7 @@ class Worker:
         self._hand = Hand(self._reader, self._recorded if is_recording else None, own_pid)
         self.resync = Resync(self.table, self._ends, self._reader, connector.ask if connector else lambda: 0)
         self.fork_watch = ForkWatch(self._reader.forks)
+        self._silence = Silence(self.ledger, self.own, lambda: self.builder)
         self.losses = Losses(
             self.ledger,
             self.table,
@@ -169,14 +178,13 @@ class Worker:
         self._asked: list[tuple[Callable[[], None], int | None, float]] = []
         self._acknowledged: int | None = None
         self._forks_acknowledged = 0
-        self._failures = 0
+        self._failures = self._detections_cut = 0
         self._needed = Needs()
         # The thread's own, once it runs: whoever else does its work goes on as they are.
         self._budget: Budget | None = None
         self._stopping = False
         self._concluded_ns = 0
-        self._next_second = 0.0
-        self._held_seconds = 0.0
+        self._next_second = self._held_seconds = 0.0
         # Of the events at hand, those that an exec may have sent; and such changes until their image is there.
         self._sent_by_execs: set[RawEvent] = set()
         self._credited: dict[int, list[Record]] = {}
@@ -192,14 +200,19 @@ class Worker:
 
     def configure(self, config: Config) -> None:
         """Work by this configuration from now on. On the worker's thread, or before it runs."""
-        builder = EntryBuilder(self._clock, config.log.fields, config.log.max_argv_bytes)
+        redactor = Redactor(
+            self._redaction_key, is_builtin=config.redact.is_builtin, patterns=config.redact.patterns
+        )
+        builder = EntryBuilder(self._clock, config.log.fields, config.log.max_argv_bytes, redactor)
         wanted = wants(config, builder, config.rules)
         needed = needs(config, builder, config.rules, has_accounting=self._accounting is not None)
         # First what the kernel may refuse: then nothing is changed.
         self._hang_bell(wanted)
         self._filter(needed)
+        self._silence.configure(config.log.limit)
         self.config = config
         self._rules = config.rules
+        self._sigma = config.sigma
         self._records.configure(config.capture.events, threads=config.capture.threads)
         self.builder = builder
         self._reader.wants = wanted
@@ -207,6 +220,18 @@ class Worker:
             follows_threads=needed.threads, has_all_tasks=needed.tasks, now_ns=time.monotonic_ns()
         )
         self.fork_watch.compare_with(self._reader.forks if needed.threads else self._process_forks)
+        self._tag_living()
+
+    def _tag_living(self) -> None:
+        """Have those who live tagged as if they had just been started under these rules."""
+        inherited, now_ns = self._rules.inherited, time.monotonic_ns()
+        for process in self.table.living():
+            of_parent = () if process.parent is None else process.parent.tags
+            tags = dict.fromkeys((*process.tags, *of_parent))
+            process.tags = tuple(tag for tag in tags if tag in inherited)
+            if inherited:
+                record = Record("exec", process, now_ns, "table", process.image.identity)
+                self.table.tag(process, self._rules.decide(record).inherited)
 
     def _filter(self, needed: Needs) -> None:
         """Have the kernel reject what nobody needs, or go on as it did. Raises KernelError."""
@@ -304,6 +329,7 @@ class Worker:
         batches = self._sent_by_now()
         events, _malformed = wire.decode(b"".join([batch.datagrams for batch in batches]))
         self.table.rewind(events)
+        self._tag_living()
         self._ends.find_leaderless()
         if batches:
             self.take_in(batches)
@@ -408,7 +434,9 @@ class Worker:
             "SIGNALS_FORGOTTEN": self._kills.forgotten + self.losses.pending,
             "RECORDS_UNUSED": self._ends.records.given_up,
             "NAMES_REFUSED": self._users.refused,
+            "DETECTIONS_CUT": self._detections_cut,
             "FAILURES": self._failures,
+            **self._silence.terms(),
         }
         return {name: value for name, value in terms.items() if value is not None}
 
@@ -456,6 +484,7 @@ class Worker:
         self.conclude()
         self._ends.stop_waiting()
         self._do_asked(now + ACK_SECONDS)
+        self._silence.tell()
         self.losses.tell(self.writer.take_loss(), self._clock.realtime_offset_ns, at_once=True)
         self.writer.flush()
         self.settle()
@@ -476,7 +505,7 @@ class Worker:
         """How long there is nothing to do but to wait for events."""
         if self._stopping:
             return 0.0
-        is_something_due = self.losses.is_any_untold or self.resync.is_due
+        is_something_due = self.losses.is_any_untold or self.resync.is_due or self._silence.is_any_untold
         patience = self._held_seconds or (1.0 if is_something_due else IDLE_SECONDS)
         if self.resync.is_running:
             patience = min(patience, RESYNC_SECONDS if self.resync.is_waiting else 0.0)
@@ -499,6 +528,7 @@ class Worker:
         self._clock.refresh()
         if not self.resync.is_due:
             self._ends.records.give_up(time.monotonic_ns() - WAITING_NS)
+        self._silence.tell_due(time.monotonic_ns())
         self.losses.tell(self.writer.take_loss(), self._clock.realtime_offset_ns)
 
     def _do_asked(self, now: float) -> None:
@@ -620,8 +650,9 @@ class Worker:
 
     @property
     def _unwritten_events(self) -> int:
-        """Those whose entry, or that on its loss, is not written yet."""
-        return self.writer.held_events + self.writer.unwritten_events - self.losses.unwritten_told
+        """Those whose entry, or the summary that they are in, or the entry on their loss, is not written yet."""
+        writer, losses = self.writer, self.losses
+        return writer.held_events + self._silence.events + writer.unwritten_events - losses.unwritten_told
 
     def settle(self) -> None:
         """Mark how much of all that was received has come to its end. On the worker's thread, or while there is none.
@@ -654,10 +685,15 @@ class Worker:
 
     def _decide(self, record: Record) -> None:
         decision = self._rules.decide(record)
-        if decision.action == "log":
+        if record.event == "exec" and self._sigma.rules:
+            decision = self._sigma.judge(record, decision)
+            self._detections_cut += max(0, len(decision.detections) - DETECTIONS_LIMIT)
+        if decision.inherited:
+            self.table.tag(record.process, decision.inherited)
+        if decision.action == "drop":
+            self.ledger.dropped += not record.found
+        elif decision.detections or not self._silence.takes(record, decision):
             self.writer.write(self.builder.build(record, decision))
-        elif not record.found:
-            self.ledger.dropped += 1
 
     def _decide_credited(self, event: RawEvent) -> None:
         """Changes of ids that waited for the image that they belong to, which this EXEC made."""

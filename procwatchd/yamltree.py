@@ -8,7 +8,7 @@ rules. The parser's events are read one by one, so that no depth of nesting cost
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,20 @@ import yaml
 FILE_LIMIT_BYTES = 1 << 20
 DEPTH_LIMIT = 32
 NODES_LIMIT = 100_000
+NUMBER_LIMIT = 64  # characters of a scalar that may be a number; what is longer is a text
 
 # Both of PyYAML's readers refuse these, each in its own words and counting its own way.
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_RESOLVER: Any = yaml.resolver.Resolver()
+_CONSTRUCTOR = yaml.constructor.SafeConstructor()
+_CONSTRUCTORS: dict[str, Callable[[yaml.ScalarNode], Any]] = {
+    "null": _CONSTRUCTOR.construct_yaml_null,
+    "bool": _CONSTRUCTOR.construct_yaml_bool,
+    "int": _CONSTRUCTOR.construct_yaml_int,
+    "float": _CONSTRUCTOR.construct_yaml_float,
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,10 +57,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A leaf; `text` is None for an empty plain one."""
+    """A leaf; `text` is None for an empty plain one. `is_plain`: it was written without quotes."""
 
     text: str | None
     mark: Mark
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,19 @@ def plain(node: Node) -> Any:
     if isinstance(node, Sequence):
         return [plain(item) for item in node.items]
     return node.text
+
+
+def typed(node: Node) -> Any:
+    """The same where plain scalars are what YAML 1.1 takes them for: None, bool, int and float; else texts."""
+    if isinstance(node, Mapping):
+        return {key: typed(value) for key, value in node.entries.items()}
+    if isinstance(node, Sequence):
+        return [typed(item) for item in node.items]
+    if not node.is_plain or node.text is None or len(node.text) > NUMBER_LIMIT:
+        return node.text
+    tag: str = _RESOLVER.resolve(yaml.ScalarNode, node.text, (True, False))
+    construct = _CONSTRUCTORS.get(tag.removeprefix("tag:yaml.org,2002:"))
+    return node.text if construct is None else construct(yaml.ScalarNode(tag, node.text))
 
 
 def mark_of(node: Node, path: tuple[str | int, ...]) -> Mark:
@@ -268,7 +292,8 @@ class _Builder:
             self.problem(mark, self._where(), "has half a surrogate pair, which is no character")
             text = ""
         is_plain = event.implicit[0]
-        self._place(Scalar(None if is_plain and not text else text, mark), key=text, is_plain=is_plain)
+        scalar = Scalar(None if is_plain and not text else text, mark, is_plain)
+        self._place(scalar, key=text, is_plain=is_plain)
 
     def _place(self, node: Node, *, key: str | None = None, is_plain: bool = False) -> None:
         """Put a finished node where it belongs; `key` is its text where that is to be a key."""

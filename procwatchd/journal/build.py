@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from procwatchd.journal.entry import Entry, FieldValue, Shared
 from procwatchd.journal.kinds import INFO, MESSAGE_IDS, PREFIX
-from procwatchd.journal.message import Frame, frame, message
+from procwatchd.journal.message import Frame, detected, frame, message
 from procwatchd.journal.quote import cut_argv, printable, quote_argv
 from procwatchd.kernel.clock import Clock
 from procwatchd.process.fields import EVENTS, FIELDS, Value
 from procwatchd.process.model import Context, Creds, Image, Process, Record
+from procwatchd.rules.detection import DETECTIONS_LIMIT, Detection
+from procwatchd.rules.limit import VALUE_LIMIT, By
+from procwatchd.rules.names import SIGMA
+from procwatchd.rules.redact import Redactor
 from procwatchd.rules.ruleset import Decision
 
 # Left out by `log.fields: standard`, beside what equals its neighbour.
@@ -50,6 +54,14 @@ _OF_PLACE = frozenset(
     }
 )
 
+_OF_DETECTION: dict[str, Callable[[Detection], str]] = {
+    "SIGMA_ID": lambda detection: detection.rule_id,
+    "SIGMA_TITLE": lambda detection: detection.title,
+    "SIGMA_LEVEL": lambda detection: detection.level,
+    "SIGMA_TAGS": lambda detection: detection.tags,
+    "SIGMA_AUTHOR": lambda detection: detection.author,
+}
+
 # How many processes' fields are kept for their next entry.
 RECENT_PROCESSES = 512
 
@@ -70,11 +82,16 @@ class _Known:
 class EntryBuilder:
     """Makes entries as `log.fields` and `log.max-argv` ask for.
 
-    `fields` is "standard", "all", or the names of the fields (without prefix) that are wanted.
+    `fields` is "standard", "all", or the names of the fields (without prefix) that are wanted. All arguments and
+    variables of the environment go through `redactor`.
     """
 
-    def __init__(self, clock: Clock, fields: str | frozenset[str], max_argv_bytes: int) -> None:
+    def __init__(
+        self, clock: Clock, fields: str | frozenset[str], max_argv_bytes: int, redactor: Redactor
+    ) -> None:
         self._clock = clock
+        self._redactor = redactor
+        self._quoting = redactor.fingerprint << 20 | max_argv_bytes
         self._standard = fields == "standard"
         self._max_argv_bytes = max_argv_bytes
         self.wanted = _wanted(fields)
@@ -133,13 +150,15 @@ class EntryBuilder:
             fields[PREFIX + "USER"] = user
         if record.environment:
             for variable, content in record.environment.items():
-                fields[f"{PREFIX}ENV_{variable}"] = content
+                fields[f"{PREFIX}ENV_{variable}"] = self._redactor.redact_variable(variable, content)
         if decision.rule is not None and "RULE" in self.wanted:
             fields[PREFIX + "RULE"] = decision.rule
         if decision.tags and "TAGS" in self.wanted:
             fields[PREFIX + "TAGS"] = " ".join(decision.tags)
         for name, text in decision.fields:
             fields[PREFIX + name] = text
+        if decision.detections:
+            fields |= self._sigma_fields(decision.detections[:DETECTIONS_LIMIT])
         realtime_usec = self._clock.realtime_usec(record.monotonic_ns)
         return Entry(fields, realtime_usec, 0 if record.found else 1, known.shared)
 
@@ -175,12 +194,31 @@ class EntryBuilder:
         return shared
 
     def command(self, process: Process) -> str | None:
-        """CMDLINE: the arguments as one could paste them into a shell, cut to `max-argv`."""
+        """CMDLINE: the arguments as one could paste them into a shell, cut to `max-argv`, without secrets."""
         image = process.image
-        if image.quoted_max != self._max_argv_bytes and image.argv is not None:
+        if image.quoted_as != self._quoting and image.argv is not None:
             image.quoted = self._quote(image, image.argv)
-            image.quoted_max = self._max_argv_bytes
+            image.quoted_as = self._quoting
         return image.quoted
+
+    def group(self, record: Record, by: tuple[By, ...]) -> str:
+        """GROUP: what a record has in common with those of its group, as `exe=/bin/a unit=a.service`."""
+        values = [(one.key, self._group_value(record, one)) for one in by]
+        return " ".join(f"{key}={quote_argv(value + bytes(1))}" for key, value in values if value is not None)
+
+    def _group_value(self, record: Record, by: By) -> bytes | None:
+        value = by.get(record)
+        if by.name == "CMDLINE":
+            value = self.command(record.process)
+        elif by.name == "PARENT_CMDLINE" and record.process.parent is not None:
+            value = self.command(record.process.parent)
+        if isinstance(value, str):
+            value = value.encode("utf-8", "surrogatepass")
+        elif isinstance(value, int):
+            value = b"%d" % value
+        if value is None or len(value) <= VALUE_LIMIT:
+            return value
+        return value[:VALUE_LIMIT].decode("utf-8", "ignore").encode() + "…".encode()
 
     def own(self, kind: str, text: str, priority: int = INFO, **fields: object) -> Entry:
         """An entry of the daemon's own, with its fields' names in lower case."""
@@ -195,21 +233,31 @@ class EntryBuilder:
         }
         for name, value in fields.items():
             if value is not None:
-                entry[PREFIX + name.upper()] = str(value)
+                entry[PREFIX + name.upper()] = value if isinstance(value, list) else str(value)
         return Entry(entry, realtime_usec)
 
     def _quote(self, image: Image, argv: bytes) -> str:
         if not self._is_cut(image, argv):
-            return quote_argv(argv)
-        return cut_argv(argv, self._max_argv_bytes, image.argv_bytes, image.argv_tail)
+            return quote_argv(self._redactor.redact(argv))
+        return cut_argv(argv, self._max_argv_bytes, image.argv_bytes, image.argv_tail, self._redactor)
 
     def _is_cut(self, image: Image, argv: bytes) -> bool:
         return image.argv_bytes > self._max_argv_bytes or len(argv) < image.argv_bytes
 
+    def _sigma_fields(self, detections: Sequence[Detection]) -> dict[str, FieldValue]:
+        """Each field once per detection, in the same order."""
+        return {
+            PREFIX + name: [read(detection) for detection in detections]
+            for name, read in _OF_DETECTION.items()
+            if name in self.wanted
+        }
+
     def _message(self, record: Record, decision: Decision, around: Frame) -> str:
         if decision.message is None:
-            return message(record, self.command, around)
-        return printable(decision.message.render(lambda name: self._text(record, decision, name)))
+            text = message(record, self.command, around)
+        else:
+            text = printable(decision.message.render(lambda name: self._text(record, decision, name)))
+        return detected(decision.detections) + text if decision.detections else text
 
     def _text(self, record: Record, decision: Decision, name: str) -> str:
         """A field as it reads in a rule's message; empty where it is absent."""
@@ -259,7 +307,7 @@ def _keep(recent: dict[_Key, _Item], key: _Key, item: _Item) -> None:
 
 
 def _wanted(fields: str | frozenset[str]) -> frozenset[str]:
-    every = frozenset(FIELDS) | {"ARGV_TRUNCATED", "ARGV_BYTES", "RULE", "TAGS"}
+    every = frozenset(FIELDS) | {"ARGV_TRUNCATED", "ARGV_BYTES", "RULE", "TAGS"} | SIGMA
     if fields == "all":
         return every
     if fields == "standard":

@@ -20,6 +20,7 @@ MESSAGE_IDS = {
     "blind": "3f7c258b5f904b5494c12a2d0d9d50ab",
     "resync": "897221eaf79943d6b734cd2325b45680",
     "listener": "5d0cba2bf6744f35b7a7b1d0b6b0f3a1",
+    "summary": "c40bdefda5124a949dbf518a7cd169f3",
     "statistics": "22c0f33070ae4074a56cf09c74f1837c",
 }
 

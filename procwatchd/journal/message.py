@@ -9,13 +9,15 @@ First the event, then who: comm, PID and user; then what; last where it came fro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from procwatchd.journal.quote import printable
 from procwatchd.process.fields import FIELDS, exit_code, exit_signal
 from procwatchd.process.model import Process, Record
 from procwatchd.process.tally import Usage
+from procwatchd.rules.detection import Detection
+from procwatchd.rules.summary import Summary
 
 # Less goes without saying.
 CPU_SHOWN_USEC = 100_000
@@ -42,6 +44,14 @@ def message(record: Record, show_command: Show, around: Frame) -> str:
     what = _WHAT[record.event](record, show_command)
     tid = "" if record.tid is None else f" thread {record.tid}"
     return f"{record.event} {around.name}{tid}{around.user}: {what}{around.origin}"
+
+
+def detected(detections: Sequence[Detection]) -> str:
+    """What stands before the text where Sigma rules matched: `Sigma high: Shell of a Web Server, and 2 more: `."""
+    first, *others = detections
+    level = f" {first.level}" if first.level else ""
+    more = f", and {len(others)} more" if others else ""
+    return f"Sigma{level}: {printable(first.title)}{more}: "
 
 
 def _name(process: Process) -> str:
@@ -200,6 +210,24 @@ def _what_comm(record: Record, show_command: Show) -> str:
     before = record.before
     old = "?" if before is None or before.comm is None else printable(before.comm)
     return f"was {old}" + _command(record, show_command)
+
+
+def summary_message(summary: Summary) -> str:
+    """The text for what was silenced: how much, why, and an example."""
+    suppression = summary.suppression
+    why = "over log.limit" if suppression.rule is None else f"over the limit of rule {suppression.rule}"
+    if suppression.rate is None:
+        why = f"counted by rule {suppression.rule}"
+    noun = "event" if summary.count == 1 else "events"
+    span_ns = summary.until_ns - summary.since_ns
+    span = f" in {duration(span_ns)}" if span_ns else ""
+    group = "others" if summary.group is None else summary.group
+    example = next(iter(summary.samples.values()), "")
+    return (
+        f"summary: {summary.count} {noun} {why}{span}"
+        + (f" ({group})" if group else "")
+        + (f", such as: {example}" if example else "")
+    )
 
 
 _WHAT: dict[str, Callable[[Record, Show], str]] = {

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import re
 
+from procwatchd.rules.redact import Redactor
+
 # Above this, and outside what stands for invalid bytes, the tables of escapes remember no code point, so that
 # nobody can make them grow.
 REMEMBERED_CODES = 0x3000
@@ -74,26 +76,31 @@ def _quote_unclean(word: bytes) -> str:
     return "$'" + text.translate(_quoted_escapes) + "'"
 
 
-def cut_argv(raw: bytes, limit: int, full_bytes: int, tail: bytes = b"") -> str:
+def cut_argv(
+    raw: bytes, limit: int, full_bytes: int, tail: bytes = b"", redactor: Redactor | None = None
+) -> str:
     """The arguments as `quote_argv` has them, the middle left out where they are longer than `limit` bytes.
 
     `raw` is how the `full_bytes` of arguments begin, `tail` how they end; either may hold all of them. Kept
     are three quarters of the limit from the head and one from the tail; between them stands how many bytes
-    are not shown: `cat 'long ar' […2093056 bytes…] 'last'`. The limit counts bytes before they are quoted.
+    are not shown: `cat 'long ar' […2093056 bytes…] 'last'`. The limit counts bytes before they are quoted, and before
+    `redactor` hides what is secret.
     """
     full_bytes = max(full_bytes, len(raw))
     if full_bytes == len(raw) and full_bytes <= limit:
-        return quote_argv(raw)
+        return quote_argv(raw if redactor is None else redactor.redact(raw))
     head_limit, tail_limit = (full_bytes, full_bytes) if full_bytes <= limit else (limit * 3 // 4, limit // 4)
-    end = tail if len(raw) < full_bytes else raw
+    source = tail if len(raw) < full_bytes else raw
     head = raw[:head_limit]
     # The two may overlap, where little was cut.
-    tail_bytes = min(tail_limit, len(end), full_bytes - len(head))
-    end = end[len(end) - tail_bytes :]
+    tail_bytes = min(tail_limit, len(source), full_bytes - len(head))
+    end = source[len(source) - tail_bytes :]
     if len(head) + len(end) == full_bytes:
-        return quote_argv(head + end)
+        return quote_argv(head + end if redactor is None else redactor.redact(head + end))
     head, end = _without_partial_end(head), _without_partial_start(end)
     left_out = full_bytes - len(head) - len(end)
+    if redactor is not None:
+        head, end = redactor.redact_cut(raw, len(head), source, len(end))
     return f"{quote_argv(head)} […{left_out} bytes…] {quote_argv(end.removeprefix(bytes(1)))}".rstrip(" ")
 
 

@@ -20,7 +20,7 @@ LAYOUT = 2
 class Marks:
     """Numbers that survive. Each has one writer; `fd`, which is closed with it, is what another one may be made of.
 
-    In datagrams: `RECEIVED` from the socket, and of these `SETTLED`, that is written, dropped, or told as lost.
+    In datagrams: `RECEIVED` from the socket, and of these `SETTLED`, that is written, dropped, or told of another way.
     `RECEIVED_NS` and `SETTLED_NS` are about when the last of each was (CLOCK_MONOTONIC). `ASKED` is the number of the
     last request to the connector.
 

@@ -34,9 +34,9 @@ class Image:
     argv_bytes: int
     argv_tail: bytes
     identity: str
-    # CMDLINE, kept by whoever first made it, and the `max-argv` it was made for.
+    # CMDLINE, kept by whoever first made it, and what says how: two that have this in common make the same.
     quoted: str | None = None
-    quoted_max: int = 0
+    quoted_as: int = 0
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class Process:
     parent it was born to, as that was then. `inherited` is True while its image is its parent's.
     `execed_ns` and `read_ns` are when its image's EXEC was, and when that had been read; 0 where neither was.
     `threads` holds the ids of its living tasks, or is None while the leader is the only one ever seen; `tally` what
-    those that ended come to. Both are the life's, so that all its states share them.
+    those that ended come to. Both are the life's, so that all its states share them. `tags` stay with it.
     """
 
     __slots__ = (
@@ -101,6 +101,7 @@ class Process:
         "ppid",
         "read_ns",
         "start_ticks",
+        "tags",
         "tally",
         "threads",
     )
@@ -133,6 +134,7 @@ class Process:
         self.creds = creds
         self.threads: set[int] | None = None
         self.tally: Tally | None = None
+        self.tags: tuple[str, ...] = ()
 
     def copy(self) -> Process:
         """The same state again, to be changed before anyone sees it."""
@@ -155,6 +157,7 @@ class Process:
         other.read_ns = self.read_ns
         other.threads = self.threads
         other.tally = self.tally
+        other.tags = self.tags
         return other
 
     @property

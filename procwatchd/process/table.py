@@ -17,6 +17,7 @@ that ended stays as long as its children refer to it; chains of ended ones are c
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from procwatchd.kernel.clock import Clock
@@ -163,6 +164,7 @@ class Table:
                 parent.creds,
             )
             process.depth = parent.depth + 1
+            process.tags = parent.tags
             if process.depth > 2 * ANCESTOR_LIMIT:
                 self._cut_chain(process)
         process.inherited = True
@@ -213,6 +215,15 @@ class Table:
         changed = process.copy()
         self._living[process.pid] = changed
         return changed
+
+    def tag(self, process: Process, tags: Collection[str]) -> None:
+        """Give a life tags that stay with it, and go to those that are forked from now on."""
+        if all(tag in process.tags for tag in tags):
+            return
+        process.tags = tuple(dict.fromkeys((*process.tags, *tags)))
+        living = self._living.get(process.pid)
+        if living is not None and living.process_id == process.process_id:
+            living.tags = process.tags
 
     def creds(self, ids: Ids | None) -> Creds | None:
         """Ids, with who knows the names."""
@@ -438,7 +449,9 @@ class Table:
             self.creds(reading.ids),
         )
         process.exact = True
-        process.depth = 0 if parent is None else parent.depth + 1
+        if parent is not None:
+            process.depth = parent.depth + 1
+            process.tags = parent.tags
         return process
 
     def _add_scanned(self, pid: int, reading: Reading, reader: Reader) -> None:

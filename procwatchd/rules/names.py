@@ -94,9 +94,9 @@ def _known(key: str) -> Field:
     field = FIELDS.get(name)
     if field is not None:
         return field
-    if name in SIGMA or name.startswith("ENV_"):
+    if name.startswith("ENV_"):
         raise UnknownNameError(f"field {key!r} is not supported yet")
-    if name in ENTRY_ONLY:
+    if name in ENTRY_ONLY | SIGMA:
         raise UnknownNameError(f"field {key!r} is decided while the entry is made, after all rules")
     raise unknown_field(key)
 

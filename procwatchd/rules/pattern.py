@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from procwatchd.process.fields import Value
-from procwatchd.rules.regex import compile_regex, escape
+from procwatchd.rules.regex import PATTERN_LIMIT, compile_regex, escape
 
 Get = Callable[[Any], Value]
 Predicate = Callable[[Any, Collection[str]], bool]
@@ -52,7 +52,11 @@ def parse_pattern(text: str) -> list[Part]:
 
 def parse_widened(text: str, *, before: bool, after: bool) -> list[Part]:
     """The same where anything may stand before the pattern, or after it."""
-    parts = parse_pattern(text)
+    return widened(parse_pattern(text), before=before, after=after)
+
+
+def widened(parts: list[Part], *, before: bool, after: bool) -> list[Part]:
+    """The pattern where anything may stand before it, or after it."""
     any_: list[Part] = [Wild.ANY]
     front = any_ if before and parts[:1] != any_ else []
     return [*front, *parts, *(any_ if after and parts[-1:] != any_ else [])]
@@ -86,7 +90,24 @@ class _Sorted:
 
 
 def _regex(parts: list[Part]) -> str:
-    return r"(?s)\A" + "".join(escape(p) if isinstance(p, str) else p.value for p in parts) + r"\z"
+    """What is found where the pattern is the whole; the engine need not walk through what may stand at its ends."""
+    front, back = r"\A", r"\z"
+    if parts[:1] == [Wild.ANY]:
+        front, parts = "", parts[1:]
+    if parts[-1:] == [Wild.ANY]:
+        back, parts = "", parts[:-1]
+    return front + "".join(escape(p) if isinstance(p, str) else p.value for p in parts) + back
+
+
+def _joined(regexes: list[str]) -> list[str]:
+    """As few expressions as the engine's limit allows that find what one of `regexes` does."""
+    joined: list[str] = []
+    for regex in regexes:
+        if joined and len(joined[-1]) + len(regex) < PATTERN_LIMIT - len("(?i)"):
+            joined[-1] += "|" + regex
+        else:
+            joined.append("(?s)" + regex)
+    return joined
 
 
 def matches_any(get: Get, patterns: Iterable[list[Part]], *, cased: bool) -> Predicate:
@@ -107,7 +128,7 @@ def matches_any(get: Get, patterns: Iterable[list[Part]], *, cased: bool) -> Pre
     if ways.inner:
         tests.append(_contains(get, ways.inner))
     if ways.regexes:
-        tests.append(finds(get, [compile_regex(regex, cased=cased) for regex in ways.regexes]))
+        tests.append(finds(get, [compile_regex(regex, cased=cased) for regex in _joined(ways.regexes)]))
     return one_of(tests)
 
 

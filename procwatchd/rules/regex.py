@@ -41,6 +41,11 @@ def _search(pattern: str) -> Callable[[str], bool]:
         raise RegexError(_reason(str(error))) from None
 
 
+def compile_any(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """The same for any of `patterns`, which are this program's own and have no limit."""
+    return _search("|".join(patterns))
+
+
 def compile_literals(literals: Iterable[str]) -> Callable[[str], bool]:
     """The same for any of `literals`, in a time that does not grow with their number (Aho and Corasick's)."""
     return _search("|".join(map(escape, literals)))

@@ -83,10 +83,11 @@ def _name(key: str) -> str:
     target = resolve(key)
     if target.scope is Scope.ANCESTOR:
         raise UnknownNameError(f"{key!r}: there may be many ancestors; use 'ancestors' or 'parent.'")
-    return _name_in_entry(target)
+    return name_in_entry(target)
 
 
-def _name_in_entry(target: Target) -> str:
+def name_in_entry(target: Target) -> str:
+    """The name of a field of the record or its parent, as in `Template.render`."""
     name = target.field.name
     if target.scope is not Scope.PARENT:
         return name

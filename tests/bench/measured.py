@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -156,22 +157,30 @@ def listeners() -> list[Listener]:
     ]
 
 
+def unlimited() -> str:
+    """The configuration as shipped, but with a limit that nothing reaches: the load is what it would summarise."""
+    text = SHIPPED_CONFIGURATION.read_text(encoding="utf-8")
+    text, found = re.subn(r"^  limit: \S+", "  limit: 1000000/s", text, flags=re.MULTILINE)
+    if found != 1:
+        raise BenchError("the shipped configuration has no limit, or more than one")
+    return text
+
+
 @contextlib.contextmanager
 def procwatchd(
     configuration: str | None = None, journald: PrivateJournald | None = None
 ) -> Iterator[Measured]:
     """The daemon, READY: with this configuration, or as shipped and quiet; to journald, or with JSON to a file."""
     with _directory() as directory:
-        path = SHIPPED_CONFIGURATION
-        if configuration is not None:
-            path = directory / "procwatchd.yaml"
-            path.write_text(configuration)
+        path = directory / "procwatchd.yaml"
+        path.write_text(unlimited() if configuration is None else configuration)
         output = "json" if journald is None else "journal"
         command = [sys.executable, "-m", "procwatchd", "-c", str(path), "--output", output]
         address = str(directory / "notify")
         environment = {
             **os.environ,
             "RUNTIME_DIRECTORY": str(directory / "run"),
+            "STATE_DIRECTORY": str(directory / "state"),
             "NOTIFY_SOCKET": address,
         }
         if journald is not None:

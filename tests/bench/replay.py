@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The way of an event without the kernel: made-up datagrams through the worker, and each step after it alone.
 
-The worker has the shipped configuration and a writer that takes everything and writes nothing. CPU time is that of this
-whole process, where only the worker has anything to do.
+The worker has the shipped configuration, with a limit that nothing reaches, and a writer that takes everything and
+writes nothing. CPU time is that of this whole process, where only the worker has anything to do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TypeVar
 
@@ -30,6 +30,8 @@ from procwatchd.process import table as lives
 from procwatchd.process.model import Record
 from procwatchd.process.procfs import Reader
 from procwatchd.process.users import Users
+from procwatchd.rules.limit import Rate
+from procwatchd.rules.redact import KEY_BYTES, Redactor
 from procwatchd.rules.ruleset import Decision
 from procwatchd.worker import Worker, wants
 from tests.bench.load import BenchError
@@ -100,7 +102,10 @@ class _Nowhere:
 def measure(events: int, entries: int) -> Replay:
     """Replay so many events, build and encode so many entries, each in a few rounds."""
     config = load_config(str(SHIPPED_CONFIGURATION))
-    builder = EntryBuilder(Clock(), config.log.fields, config.log.max_argv_bytes)
+    # All is logged, however fast it comes.
+    config = replace(config, log=replace(config.log, limit=Rate(1_000_000, 1_000_000_000)))
+    redactor = Redactor(os.urandom(KEY_BYTES))
+    builder = EntryBuilder(Clock(), config.log.fields, config.log.max_argv_bytes, redactor)
 
     def decided() -> list[tuple[Record, Decision]]:
         return [(record, config.rules.decide(record)) for record in _exec_records(config, builder, entries)]

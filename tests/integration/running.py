@@ -33,10 +33,11 @@ Wanted = Callable[[Entry], bool]
 
 
 def environment(directory: Path, **more: str) -> dict[str, str]:
-    """What a daemon with its runtime directory in `directory` is started with; nothing of a manager of ours."""
+    """What a daemon with its own directories in `directory` is started with; nothing of a manager of ours."""
     managers = ("WATCHDOG_", "LISTEN_", "NOTIFY_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(managers)}
-    return {**inherited, "PYTHONPATH": str(ROOT), "RUNTIME_DIRECTORY": str(directory / "run"), **more}
+    own = {"RUNTIME_DIRECTORY": str(directory / "run"), "STATE_DIRECTORY": str(directory / "state")}
+    return {**inherited, "PYTHONPATH": str(ROOT), **own, **more}
 
 
 class FdStore:

@@ -17,7 +17,7 @@ from procwatchd.config import load_config
 from procwatchd.journal.kinds import MESSAGE_IDS
 from procwatchd.ledger import Ledger
 from procwatchd.process.fields import ENTRY_ONLY, EVENTS, FIELDS
-from procwatchd.rules.names import TAGS
+from procwatchd.rules.names import SIGMA, TAGS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(procwatchd.__file__).parent
@@ -44,11 +44,11 @@ def catalog_texts() -> dict[str, str]:
 def own_fields() -> Iterator[str]:
     """The names of the fields of the daemon's own entries, as its source gives them to `own`."""
     yield from Ledger().terms(logged=0, unwritten=0, pending=0)
-    for module in ("daemon.py", "worker.py", "losses.py"):
+    for module in ("daemon.py", "worker.py", "losses.py", "silence.py"):
         for node in ast.walk(ast.parse((PACKAGE / module).read_bytes())):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("own", "_own"):
                 yield from (keyword.arg.upper() for keyword in node.keywords if keyword.arg is not None)
-            if isinstance(node, ast.FunctionDef) and node.name in ("more_terms", "_write_terms"):
+            if isinstance(node, ast.FunctionDef) and node.name in ("more_terms", "_write_terms", "terms"):
                 yield from keys_of_dicts(node)
 
 
@@ -100,10 +100,10 @@ def test_the_manual_has_all_fields_and_no_other() -> None:
     heads = re.findall(r"^\.It Va (PROCWATCH_.*)$", FIELDS_PAGE, re.MULTILINE)
     found = [name for head in heads for name in re.findall(r"PROCWATCH_(\w*)", head)]
     assert len(found) == len(set(found))
-    assert set(found) == {*FIELDS, *ENTRY_ONLY, TAGS, *own_fields()} | FAMILIES
+    assert set(found) == {*FIELDS, *ENTRY_ONLY, *SIGMA, TAGS, *own_fields()} | FAMILIES
 
 
-@pytest.mark.parametrize("name", sorted({*FIELDS, *ENTRY_ONLY, TAGS, *own_fields()}))
+@pytest.mark.parametrize("name", sorted({*FIELDS, *ENTRY_ONLY, *SIGMA, TAGS, *own_fields()}))
 def test_a_rule_cannot_give_a_field_that_is_the_daemons(tmp_path: Path, name: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(f"rules: [{{name: a, match: {{pid: 1}}, fields: {{{name}: x}}}}]")

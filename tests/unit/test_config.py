@@ -82,7 +82,8 @@ def test_defaults() -> None:
     )
     assert config.capture.environment == ()
     assert (config.log.unmatched, config.log.priority, config.log.fields) == ("log", 6, "standard")
-    assert config.log.max_argv_bytes == 4096
+    assert (config.log.max_argv_bytes, config.log.limit) == (4096, None)
+    assert (config.redact.is_builtin, config.redact.patterns) == (True, ())
     assert config.rules.rules == ()
     assert config.files == ()
 
@@ -94,6 +95,7 @@ def test_every_key_is_read(file: Path) -> None:
 capture: {events: all, threads: yes, receive-buffer: 1G, arguments: proc, accounting: off, hash: sha256,
           environment: [PATH, _x]}
 log: {unmatched: drop, priority: warn, fields: [exe, tags, rule, argv-bytes], max-argv: 512, limit: off}
+redact: {builtin: off, patterns: [{name: own, regex: 'x[0-9]+'}]}
 rules:
   - {name: r, match: {event: exit, exe: /bin/a}, priority: 1, tags: x, message: '{exe}', fields: {T: a b}}
 """,
@@ -108,6 +110,7 @@ rules:
     assert config.capture.environment == ("PATH", "_x")
     assert (config.log.unmatched, config.log.priority, config.log.max_argv_bytes) == ("drop", 4, 512)
     assert config.log.fields == frozenset({"EXE", "TAGS", "RULE", "ARGV_BYTES"})
+    assert (config.redact.is_builtin, config.redact.patterns) == (False, (("own", "x[0-9]+"),))
     assert config.files == (str(file),)
     decision = config.rules.decide(exiting())
     assert (decision.action, decision.rule, decision.priority) == ("log", "r", 1)
@@ -157,14 +160,33 @@ def test_priorities(word: str, number: int) -> None:
         ("log: {unmatched: tag}", "none of: log, drop"),
         ("log: {priority: 8}", "'8' is no priority"),
         ("log: {fields: [exe, foo]}", r"1:21: log.fields\[2\]: unknown field 'foo'"),
-        ("log: {fields: [sigma-id]}", "not supported yet"),
+        ("log: {fields: [sigma-idd]}", "unknown field"),
         ("log: {fields: [exe, all]}", "stands alone"),
         ("capture: {events: []}", "1:11: capture.events: is empty"),
         ("log: {max-argv: 255}", "not between 256 and 131072"),
         ("log: {max-argv: 129K}", "not between"),
-        ("log: {limit: 20000/30s}", "limits are not supported yet"),
-        ("redact: {builtin: on}", "1:1: redact: not supported yet"),
-        ("sigma:", "1:1: sigma: not supported yet"),
+        ("log: {limit: 20000/30}", "1:7: log.limit: '20000/30' is no rate: write N/s"),
+        ("log: {limit: 0/s}", "log.limit: 0 is not between 1 and 1000000 events"),
+        ("log: {limit: 1/25h}", "log.limit: 90000 is not between 1 and 86400 seconds"),
+        ("redact: {builtin: maybe}", "1:10: redact.builtin: 'maybe' is neither on nor off"),
+        ("redact: {patern: []}", "1:10: redact.patern: unknown key; did you mean 'patterns'?"),
+        ("redact: {patterns: [{name: a}]}", r"1:21: redact.patterns\[1\].regex: is missing"),
+        ("redact: {patterns: [{name: a, regx: b}]}", r"regx: unknown key; did you mean 'regex'?"),
+        ("redact: {patterns: [{name: A, regex: b}]}", r"1:22: redact.patterns\[1\].name: 'A' is not a name"),
+        ("redact: {patterns: [{name: a, regex: '('}]}", r"1:31: redact.patterns\[1\].regex: is no regular"),
+        ("redact: {patterns: [{name: a, regex: '(?=b)'}]}", "is no regular expression: look-around"),
+        ("redact: {patterns: [{name: a, regex: 'b*'}]}", "regex: is found in every argument"),
+        ("sigma: {path: /x}", "1:9: sigma.path: unknown key; did you mean 'paths'?"),
+        ("sigma: {paths: [/x, y]}", r"1:21: sigma.paths\[2\]: 'y' is no path from the root"),
+        ("{capture: {events: exit}, sigma: {paths: /x}}", "sigma.paths: .*capture.events must have exec"),
+        ("sigma: {min-level: urgent}", "sigma.min-level: 'urgent' is none of: informational"),
+        ("sigma: {status: [new]}", r"sigma.status\[1\]: 'new' is none of: stable"),
+        ("sigma: {exclude: [{id: x}]}", r"sigma.exclude\[1\].match: is missing"),
+        ("sigma: {exclude: [{id: x, macht: {}}]}", r"exclude\[1\].macht: unknown key; did you mean 'match'"),
+        (
+            "sigma: {exclude: [{id: x, match: {exee: y}}]}",
+            r"1:35: sigma.exclude\[1\].match.exee: unknown field 'exee'; did you mean 'exe'",
+        ),
         ("rules: {}", "1:1: rules: must be a list of rules"),
         ("rules: [x]", r"1:9: rules\[1\]: must be a mapping"),
         ("rules: [{match: {pid: 1}}]", r"1:9: rules\[1\].name: is missing"),
@@ -175,10 +197,47 @@ def test_priorities(word: str, number: int) -> None:
             "rules: [{name: a, match: {any: [{pid: x}]}}]",
             r"1:34: rules\[1\] \(a\).match.any\[1\].pid: 'x' is not",
         ),
-        ("rules: [{name: a, match: {pid: 1}, action: count}]", "'count' is not supported yet"),
-        ("rules: [{name: a, match: {pid: 1}, limit: 1/s}]", "limit: not supported yet"),
-        ("rules: [{name: a, match: {pid: 1}, every: 1s}]", "every: not supported yet"),
-        ("rules: [{name: a, match: {pid: 1}, by: exe}]", "by: not supported yet"),
+        (
+            "rules: [{name: a, match: {pid: 1}, action: count, tags: x}]",
+            "tags: means nothing where the action is",
+        ),
+        (
+            "rules: [{name: a, match: {pid: 1}, action: count, limit: 1/s}]",
+            "limit: means nothing where the act",
+        ),
+        ("rules: [{name: a, match: {pid: 1}, limit: off}]", "limit: 'off' is no rate"),
+        ("rules: [{name: a, match: {pid: 1}, every: 1s}]", "every: needs the action count, or a limit"),
+        (
+            "rules: [{name: a, match: {pid: 1}, action: tag, tags: x, by: exe}]",
+            "by: needs the action count, or a",
+        ),
+        ("rules: [{name: a, match: {pid: 1}, action: count, every: 1}]", "every: '1' is no time"),
+        (
+            "rules: [{name: a, match: {pid: 1}, action: count, every: 61min}]",
+            "every: 3660 is not between 1 and",
+        ),
+        (
+            "rules: [{name: a, match: {pid: 1}, action: count, by: [pid, exee]}]",
+            r"by\[2\]: unknown field 'exee'",
+        ),
+        ("rules: [{name: a, match: {pid: 1}, action: count, by: [tags]}]", r"by\[1\]: unknown field 'tags'"),
+        (
+            "rules: [{name: a, match: {pid: 1}, action: count, by: [uid, uid]}]",
+            r"by\[2\]: 'uid' is here twice",
+        ),
+        ("rules: [{name: a, match: {pid: 1}, action: count, by: ancestor.exe}]", "may be many ancestors"),
+        (
+            "rules: [{name: a, match: {pid: 1}, action: count, by: [pid, tid, ppid, comm, exe, uid, gid, sid, tty]}]",
+            "by: has more than 8 fields",
+        ),
+        (
+            "rules: [{name: a, match: {pid: 1}, tags: x, inherit: on}]",
+            "inherit: needs the action tag, and tags",
+        ),
+        (
+            "rules: [{name: a, match: {pid: 1}, action: tag, priority: 3, inherit: on}]",
+            "inherit: needs the action",
+        ),
         ("rules: [{name: a, match: {pid: 1}, priority: }]", "priority: has no value"),
         ("rules: [{name: a, match: {pid: 1}, tags: [a, 'b c']}]", r"tags\[2\]: 'b c' is not a tag"),
         ("rules: [{name: a, match: {pid: 1}, message: '{usr}'}]", "message: .*did you mean 'user'?"),
@@ -405,6 +464,43 @@ def test_exe_silences_on_the_host_only_unless_told(file: Path) -> None:
     assert loaded(file, rule % ", namespaces: any").rules.decide(exiting(on_host=False)).action == "drop"
 
 
+def test_limits_and_counts(file: Path) -> None:
+    config = loaded(
+        file,
+        """
+log: {limit: 20000/30s}
+rules:
+  - {name: l, match: {uid: 1}, limit: 10/min, by: [exe, parent.tty]}
+  - {name: h, match: {uid: 2}, limit: 5/2h}
+  - {name: c, match: {uid: 3}, action: count}
+  - {name: e, match: {uid: 4}, action: count, every: 5min}
+  - {name: o, match: {uid: 5}}
+""",
+    )
+    assert config.log.limit == (20_000, 30_000_000_000)
+    found = [rule.suppression for rule in config.rules.rules]
+    shown = [None if each is None else (each.rule, each.every_ns // 10**9, each.rate) for each in found]
+    assert shown == [
+        ("l", 60, (10, 60_000_000_000)),
+        ("h", 7200, (5, 7_200_000_000_000)),
+        ("c", 60, None),
+        ("e", 300, None),
+        None,
+    ]
+    assert found[0] is not None
+    assert [(by.key, by.name) for by in found[0].by] == [("exe", "EXE"), ("parent.tty", "PARENT.TTY")]
+    assert config.rules.needs == {"UID", "EXE", "TTY"}
+
+
+def test_tags_that_go_from_process_to_process_are_limited(file: Path) -> None:
+    tags = ", ".join(f"t{n}" for n in range(33))
+    rule = "{name: %s, match: {pid: 1}, action: tag, tags: [%s], inherit: on}"
+    text = f"rules:\n  - {rule % ('a', tags)}\n  - {rule % ('b', tags)}\n"
+    assert len(loaded(file, text).rules.inherited) == 33
+    (problem,) = problems_of(file, text + f"  - {rule % ('c', tags.replace('t', 'u'))}\n")
+    assert problem.endswith("rules[3] (c).inherit: more than 64 tags of all rules do so")
+
+
 def test_a_tag_that_silences_is_earned_on_the_host_only(file: Path) -> None:
     rules = loaded(
         file,
@@ -418,6 +514,21 @@ rules:
     assert rules.decide(exiting()).action == "drop"
     elsewhere = rules.decide(exiting(on_host=False))
     assert (elsewhere.action, elsewhere.tags) == ("log", ("y",))
+
+
+def test_a_tag_that_stays_is_earned_on_the_host_only_whatever_comes_first(file: Path) -> None:
+    """It is there at later events, and so for the rules before it."""
+    rules = """
+rules:
+  - {name: d, match: {tags: x}, action: count}
+  - {name: u, match: {tags: y}, action: tag, tags: x, inherit: on}
+  - {name: t, match: {exe: /bin/a}, action: tag, tags: y%s}
+"""
+    inherited = loaded(file, rules % ", inherit: on").rules
+    assert inherited.decide(exiting()).inherited == ("y",)
+    assert inherited.decide(exiting(on_host=False)).inherited == ()
+    # What does not stay the rules before it never see.
+    assert loaded(file, rules % "").rules.decide(exiting(on_host=False)).tags == ("y",)
 
 
 def test_a_tag_that_silences_by_way_of_another_is_earned_on_the_host_only(file: Path) -> None:
@@ -509,8 +620,10 @@ def test_the_manual_has_every_key() -> None:
 
 def test_the_examples_in_the_manual_are_valid(file: Path) -> None:
     manual = MANUAL.read_text(encoding="utf-8")
-    examples = re.findall(r"^\.Bd [^\n]*\n((?:rules|log):\n.*?)^\.Ed", manual, re.MULTILINE | re.DOTALL)
-    assert len(examples) == 3
+    examples = re.findall(
+        r"^\.Bd [^\n]*\n((?:rules|log|redact|sigma):\n.*?)^\.Ed", manual, re.MULTILINE | re.DOTALL
+    )
+    assert len(examples) == 6
     for example in examples:
         loaded(file, example)
 

@@ -347,7 +347,7 @@ def test_without_case_as_sigma_wants_it() -> None:
         ({"exit_code": "1"}, ("exit_code",), "did you mean 'exit-code'?"),
         ({"EXE": "x"}, ("EXE",), "unknown field"),
         ({"": "x"}, ("",), "unknown field"),
-        ({"sigma-id": "1"}, ("sigma-id",), "not supported yet"),
+        ({"sigma-id": "1"}, ("sigma-id",), "after all rules"),
         ({"env-path": "1"}, ("env-path",), "not supported yet"),
         ({"rule": "1"}, ("rule",), "after all rules"),
         ({"parent.exit-code": "1"}, ("parent.exit-code",), "belongs to the event"),

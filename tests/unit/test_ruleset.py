@@ -66,6 +66,23 @@ def test_tags_add_up_and_the_decider_wins() -> None:
     assert rules.decide(record(comm=b"b")) == Decision("log", None, 5)
 
 
+def test_tags_of_the_process_are_there_from_the_start() -> None:
+    rules = RuleSet(
+        [
+            rule("d", {"tags": "old", "comm": "b"}, action="drop"),
+            rule("t", {"tags": "old"}, action="tag", tags=("new", "old"), inherit=True),
+            rule("u", {"tags": "new"}, action="tag", tags=("last",)),
+        ]
+    )
+    assert rules.inherited == {"new", "old"}
+    tagged = record()
+    tagged.process.tags = ("old",)
+    assert rules.decide(tagged) == Decision("log", None, 6, ("old", "new", "last"), inherited=("new", "old"))
+    tagged.process.comm = b"b"
+    assert rules.decide(tagged) == Decision("drop", "d", 6, ("old",))
+    assert rules.decide(record()) == Decision("log", None, 6)
+
+
 def test_rules_are_tried_only_for_their_events() -> None:
     rules = RuleSet(
         [
@@ -122,7 +139,7 @@ def test_a_template_is_filled_in() -> None:
         ("{user", "single '{'"),
         ("user}", "single '}'"),
         ("{a{b}}", "single '{'"),
-        ("{sigma-id}", "not supported yet"),
+        ("{sigma-id}", "after all rules"),
         ("{ancestor.exe}", "many ancestors"),
         ("{user.__class__}", "unknown prefix"),
         ("{user!r}", "unknown field"),

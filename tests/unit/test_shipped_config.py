@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from procwatchd.config import Config, default_config, load_config
 from procwatchd.process.cgroup import Place
 from procwatchd.process.model import Context, Creds, Image, Process, Record
 from procwatchd.process.users import Users
+from procwatchd.rules.limit import Rate
 from procwatchd.rules.ruleset import Decision
 
 SHIPPED = Path(__file__).parents[2] / "etc/procwatchd.yaml"
@@ -194,13 +196,15 @@ def test_an_ordinary_program_is_logged_with_its_end(config: Config) -> None:
 
 
 def test_only_one_rule_silences(config: Config) -> None:
-    assert [rule.name for rule in config.rules.rules if rule.action == "drop"] == ["forks-that-end-well"]
+    assert [rule.name for rule in config.rules.rules if rule.action in ("drop", "count")] == [
+        "forks-that-end-well"
+    ]
     assert config.rules.by_event["exit"][0].name == "forks-that-end-well"
 
 
 def test_what_is_written_out_is_the_default(config: Config) -> None:
     assert config.capture == default_config().capture
-    assert config.log == default_config().log
+    assert config.log == dataclasses.replace(default_config().log, limit=Rate(20_000, 30 * 10**9))
 
 
 def uncommented(text: str) -> str:
@@ -216,4 +220,10 @@ def test_the_examples_in_its_comments_are_valid(tmp_path: Path) -> None:
     path = tmp_path / "examples.yaml"
     path.write_text(uncommented(SHIPPED.read_text(encoding="utf-8")), encoding="utf-8")
     names: list[Any] = [rule.name for rule in load_config(str(path)).rules.rules]
-    assert names[-2:] == ["nightly-backup", "unexpected-people"]
+    assert names[-5:] == [
+        "nightly-backup",
+        "compiler-noise",
+        "backup",
+        "failed-logins",
+        "unexpected-people",
+    ]

@@ -473,3 +473,18 @@ def test_who_was_scanned_at_another_time_is_another(sleepy: Table, tmp_path: Pat
     proc.add(20, start=scanned)
     sleepy.scan(Reader(Wants(), proc=str(proc.root)))
     assert add(sleepy, 20, tick=250).start_ticks is None
+
+
+def test_tags_stay_with_a_life_and_go_to_its_children(table: Table) -> None:
+    parent = add(table, 10)
+    before = add(table, 11, parent=10)
+    table.tag(parent.copy(), ("x", "y"))  # as of a thread's own change
+    table.tag(parent, ("y", "z"))
+    assert add(table, 12, parent=10).tags == ("x", "y", "z")
+    assert before.tags == ()
+    assert table.exec(10, reading(start=100), at(100)).tags == ("x", "y", "z")
+    # Nothing of it goes to whoever has the PID next.
+    table.remove(table.lives(10, 10)[0])
+    later = add(table, 10, tick=200)
+    table.tag(parent, ("late",))
+    assert later.tags == ()

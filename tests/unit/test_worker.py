@@ -26,6 +26,7 @@ from procwatchd.kernel.queue import Batch, BatchQueue
 from procwatchd.kernel.taskstats import TaskEnd
 from procwatchd.process import resync as resync_module
 from procwatchd.process.users import Users
+from procwatchd.rules.detection import DETECTIONS_LIMIT
 from procwatchd.worker import Worker, needs
 from tests.unit.fakeproc import FakeProc
 from tests.unit.test_clock import SECOND, FakeTime
@@ -367,6 +368,29 @@ rules:
     assert (ended["PRIORITY"], ended["PROCWATCH_RULE"]) == ("3", "bad")
     assert ended["MESSAGE"] == "rsync root bad 1!"
     assert world.worker.ledger.dropped == 1
+
+
+@pytest.mark.parametrize("silence", ["action: drop", "action: count", "limit: 1/h"])
+def test_a_detection_is_never_silenced(world: World, silence: str) -> None:
+    sigma = world.directory / "sigma"
+    sigma.mkdir()
+    for number in range(DETECTIONS_LIMIT + 1):
+        (sigma / f"{number}.yml").write_text(
+            f"title: Copies\nid: r{number}\nlevel: high\nlogsource: {{product: linux, category: process_creation}}\n"
+            "detection: {selection: {CommandLine|contains: /MY FILES}, condition: selection}\n"
+        )
+    world.start(
+        f"sigma: {{paths: [{sigma}]}}\nlog: {{limit: 1/h}}\n"
+        f"rules: [{{name: quiet, match: {{event: exec}}, {silence}}}]"
+    )
+    world.proc.add(42, **RSYNC)  # type: ignore[arg-type]
+    found = [fields for _ in range(3) for fields in world.send((EXEC, 42, 42))]
+    assert [fields["PROCWATCH_RULE"] for fields in found] == ["quiet"] * 3
+    assert {fields["PRIORITY"] for fields in found} == {"4"}
+    assert found[0]["PROCWATCH_SIGMA_ID"][:2] == ["r0", "r1"]
+    terms = world.worker.terms()
+    assert (terms["CONSIDERED"], terms["LOGGED"]) == (3, 3)
+    assert world.worker.more_terms(None)["DETECTIONS_CUT"] == 3
 
 
 def test_an_error_of_ours_costs_one_event(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
