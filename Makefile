@@ -32,7 +32,7 @@ test_packages = $(run_packages) $(recorder_packages) systemd procps strace git s
 fleet_packages = promtool,prometheus prometheus-node-exporter rsyslog libestr0 libfastjson4 liblognorm5
 dist_packages = $(recorder_packages) git python3-build python3-venv
 other_packages = $(dist_packages) libarchive-tools makepkg mmdebstrap debian-archive-keyring \
-    pacman-package-manager python3-installer python3-setuptools python3-wheel rpm
+    pacman-package-manager python3-installer python3-setuptools python3-shtab python3-wheel rpm
 e2e_packages = qemu-system-x86 mmdebstrap debian-archive-keyring e2fsprogs systemd
 deb_packages = mmdebstrap debian-archive-keyring util-linux
 lint_packages = $(run_packages) systemd shellcheck mandoc
@@ -41,11 +41,14 @@ bench_packages = $(run_packages) $(recorder_packages) systemd util-linux auditd 
 unit = packaging/procwatchd.service
 documents = $(PREFIX)/share/doc/procwatchd
 examples = $(documents)/examples
+bash_completions = $(PREFIX)/share/bash-completion/completions
+zsh_completions = $(PREFIX)/share/zsh/site-functions
+rules = $(PREFIX)/share/procwatchd/rules
 # Tenths of what systemd-analyze prints.
 exposure_limit = 17
 
 .PHONY: help run test lint bench deb check-deb e2e dist check-packages release
-.PHONY: install install-data install-python activate uninstall clean
+.PHONY: install install-data install-python install-completions activate uninstall clean
 .PHONY: need-root need-run need-test need-lint need-bench need-deb need-e2e need-dist need-other FORCE
 # A half-made stamp would be taken for a whole one.
 .DELETE_ON_ERROR:
@@ -98,9 +101,10 @@ release: need-root
 	packaging/release $(ARGS) $(VERSION)
 
 # Packagers: DESTDIR gets what is not Python (unit, catalog, users, manual, configuration). The package itself is
-# built by their own tools (pybuild, pip wheel), and brings /usr/bin/procwatchd.
+# built by their own tools (pybuild, pip wheel), and brings /usr/bin/procwatchd and /usr/bin/procwatchctl. What shells
+# complete is made by shtab, which $(PYTHON) must have.
 # Without DESTDIR the package goes into a virtual environment of its own, as Debian 12 has a python3-pydantic too old.
-install: install-data $(if $(DESTDIR),,install-python activate)
+install: install-data $(if $(DESTDIR),,install-python) install-completions $(if $(DESTDIR),,activate)
 
 # A configuration that somebody changed stays; what is shipped now lies beside it.
 install-data:
@@ -116,6 +120,8 @@ install-data:
 	done
 	install -d $(DESTDIR)$(examples)
 	install -m 644 packaging/fleet/* $(DESTDIR)$(examples)
+	install -d $(DESTDIR)$(rules)
+	install -m 644 etc/procwatchd.d/*.yaml $(DESTDIR)$(rules)
 	if [ -e $(DESTDIR)/etc/procwatchd.yaml ] && ! cmp -s etc/procwatchd.yaml $(DESTDIR)/etc/procwatchd.yaml; then \
 	    install -m 644 etc/procwatchd.yaml $(DESTDIR)/etc/procwatchd.yaml.new; \
 	    echo "kept /etc/procwatchd.yaml as it is; see procwatchd.yaml.new beside it"; \
@@ -126,10 +132,19 @@ install-data:
 # The service has a user of its own, who must be able to read all of it whatever root's umask is.
 install-python: need-root need-run
 	umask 022 && $(PYTHON) -m venv --clear $(PREFIX)/lib/procwatchd
-	umask 022 && $(PREFIX)/lib/procwatchd/bin/pip install --quiet --use-pep517 .
+	umask 022 && $(PREFIX)/lib/procwatchd/bin/pip install --quiet --use-pep517 '.[completions]'
 	rm -rf build
 	install -d $(PREFIX)/bin
 	ln -sf ../lib/procwatchd/bin/procwatchd $(PREFIX)/bin/procwatchd
+	ln -sf ../lib/procwatchd/bin/procwatchctl $(PREFIX)/bin/procwatchctl
+
+completes = PYTHONDONTWRITEBYTECODE=1 $(if $(DESTDIR),$(PYTHON),$(PREFIX)/lib/procwatchd/bin/python) -m shtab \
+    --error-unimportable procwatchd.ctl.arguments.make_parser
+
+install-completions:
+	umask 022 && install -d $(DESTDIR)$(bash_completions) $(DESTDIR)$(zsh_completions)
+	umask 022 && $(completes) --shell=bash >$(DESTDIR)$(bash_completions)/procwatchctl
+	umask 022 && $(completes) --shell=zsh >$(DESTDIR)$(zsh_completions)/_procwatchctl
 
 activate: need-root
 	! command -v systemd-sysusers >/dev/null || systemd-sysusers procwatchd.conf
@@ -141,13 +156,15 @@ activate: need-root
 uninstall: $(if $(DESTDIR),,need-root)
 	$(if $(DESTDIR),,! [ -d /run/systemd/system ] || systemctl disable --now procwatchd.service || true)
 	rm -rf $(DESTDIR)$(PREFIX)/lib/procwatchd
-	rm -f $(DESTDIR)$(PREFIX)/bin/procwatchd $(DESTDIR)$(PREFIX)/lib/systemd/system/procwatchd.service \
+	rm -f $(DESTDIR)$(PREFIX)/bin/procwatchd $(DESTDIR)$(PREFIX)/bin/procwatchctl \
+	    $(DESTDIR)$(bash_completions)/procwatchctl $(DESTDIR)$(zsh_completions)/_procwatchctl \
+	    $(DESTDIR)$(PREFIX)/lib/systemd/system/procwatchd.service \
 	    $(DESTDIR)$(PREFIX)/lib/systemd/catalog/procwatchd.catalog $(DESTDIR)$(PREFIX)/lib/sysusers.d/procwatchd.conf \
 	    $(DESTDIR)$(PREFIX)/lib/systemd/system-preset/50-procwatchd.preset
 	for page in packaging/man/*.[1-8]; do \
 	    rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; \
 	done
-	rm -rf $(DESTDIR)$(examples)
+	rm -rf $(DESTDIR)$(examples) $(DESTDIR)$(PREFIX)/share/procwatchd
 	! [ -d $(DESTDIR)$(documents) ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(documents)
 	rm -f $(DESTDIR)/etc/procwatchd.yaml.new
 	$(if $(DESTDIR),,! command -v journalctl >/dev/null || journalctl --update-catalog)

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import gc
 import os
-import resource
 import signal
 import socket
 import sys
@@ -49,6 +48,7 @@ from procwatchd.process.users import Users
 from procwatchd.rules.redact import KEY_BYTES
 from procwatchd.runtime import RuntimeDirectory, keep_key
 from procwatchd.store import Store
+from procwatchd.tape import Tape, TapeError
 from procwatchd.worker import Worker
 
 STATISTICS_SECONDS = 600.0
@@ -56,7 +56,6 @@ STATISTICS_SECONDS = 600.0
 CHECK_SECONDS = 60.0
 TURN_SECONDS = 15.0
 DRAIN_SECONDS = 10.0
-DESCRIPTORS = 65536
 # Of Sigma rules that could not be loaded, in an entry; `--check` tells all.
 SIGMA_PROBLEMS_SHOWN = 3
 
@@ -80,9 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         # Before any thread is there, so that they all have the signals blocked and only the main thread takes them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        _raise_descriptor_limit()
         with contextlib.closing(RuntimeDirectory()) as directory:
-            return Daemon(config, options, directory).run()
+            tape = None if options.record is None else Tape(options.record)
+            return Daemon(config, options, directory, tape).run()
+    except TapeError as error:
+        print(f"procwatchd: {error}", file=sys.stderr)
+        return 2
     except ProcwatchError as error:
         print(f"procwatchd: {error}" if not isinstance(error, ConfigError) else error, file=sys.stderr)
         return error.exit_status
@@ -111,6 +113,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         default="auto",
         help="where entries go: auto is the journal where its socket is, else text (default: %(default)s)",
     )
+    parser.add_argument(
+        "--record",
+        metavar="FILE",
+        help="write to a new file, too, all that rules look at, secrets and all; see procwatchctl(1)",
+    )
     parser.add_argument("--version", action="version", version=f"procwatchd {__version__}")
     return parser.parse_args(arguments)
 
@@ -118,7 +125,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 class Daemon:
     """From start to stop."""
 
-    def __init__(self, config: Config, options: argparse.Namespace, directory: RuntimeDirectory) -> None:
+    def __init__(
+        self,
+        config: Config,
+        options: argparse.Namespace,
+        directory: RuntimeDirectory,
+        tape: Tape | None = None,
+    ) -> None:
         self._options = options
         self._boot_id = id128.get_boot().hex
         self._directory = directory
@@ -155,6 +168,7 @@ class Daemon:
             want_acks=self._want_acks,
             on_danger=self._listener.doubt,
             redaction_key=redaction_key,
+            tape=tape,
         )
         self._acks_wanted = False
         # Blindnesses that are over and still to be told.
@@ -464,14 +478,6 @@ class Daemon:
     @staticmethod
     def _notify(*lines: str) -> None:
         notify("\n".join(lines))
-
-
-def _raise_descriptor_limit() -> None:
-    """Each program that is to be hashed holds its file open until its events are worked off."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < DESCRIPTORS <= hard:
-        with contextlib.suppress(OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
 
 
 def _open_accounting(config: Config, store: Store, marks: Marks) -> tuple[Accounting | None, str]:

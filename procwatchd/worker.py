@@ -40,7 +40,8 @@ from procwatchd.kernel.wire import RawEvent
 from procwatchd.ledger import Ledger
 from procwatchd.losses import Losses
 from procwatchd.process.ends import Ends
-from procwatchd.process.enrich import Outcome, close, sent_by_execs
+from procwatchd.process.enrich import Outcome, sent_by_execs
+from procwatchd.process.fields import FIELDS
 from procwatchd.process.hand import Hand
 from procwatchd.process.kills import Kills
 from procwatchd.process.model import Record
@@ -57,6 +58,7 @@ from procwatchd.rules.redact import KEY_BYTES, Redactor
 from procwatchd.rules.ruleset import RuleSet
 from procwatchd.silence import Silence
 from procwatchd.state import pack, unpack
+from procwatchd.tape import Tape
 
 IDLE_SECONDS = 10.0
 
@@ -75,11 +77,11 @@ FAILURES_SHOWN = 100
 LATE_NS = 50_000_000
 
 
-def wants(config: Config, builder: EntryBuilder, rules: RuleSet) -> Wants:
-    """What of /proc the configuration has a use for."""
-    names = (
-        builder.wanted | rules.needs | config.sigma.needs | (SHARE_NEEDS if config.log.limit else frozenset())
-    )
+def wants(config: Config, builder: EntryBuilder, rules: RuleSet, also: frozenset[str] = frozenset()) -> Wants:
+    """What of /proc the configuration has a use for, or who asks for the fields in `also`."""
+    names = builder.wanted | rules.needs | config.sigma.needs | also
+    if config.log.limit:
+        names |= SHARE_NEEDS
     place = {"CGROUP", "UNIT", "USER_UNIT", "SLICE", "SESSION", "CONTAINER_ID"}
     return Wants(
         cwd="CWD" in names,
@@ -88,14 +90,21 @@ def wants(config: Config, builder: EntryBuilder, rules: RuleSet) -> Wants:
         audit_session="AUDIT_SESSION" in names,
         cgroup=bool(names & place),
         namespaces=bool(names & {"MOUNT_NAMESPACE", "USER_NAMESPACE", "EXE"}),
-        executable=config.capture.hash != "off",
+        checksum=config.capture.hash != "off",
         environment=tuple(name.encode() for name in config.capture.environment),
     )
 
 
-def needs(config: Config, builder: EntryBuilder, rules: RuleSet, *, has_accounting: bool) -> Needs:
-    """What of the kernel's events and records the configuration, or the table, has a use for."""
-    names, events = builder.wanted | rules.needs | config.sigma.needs, config.capture.events
+def needs(
+    config: Config,
+    builder: EntryBuilder,
+    rules: RuleSet,
+    *,
+    has_accounting: bool,
+    also: frozenset[str] = frozenset(),
+) -> Needs:
+    """What of the kernel's events and records the configuration, the table, or who asks for `also` has a use for."""
+    names, events = builder.wanted | rules.needs | config.sigma.needs | also, config.capture.events
     return Needs(
         # Without records the EXITs of all tasks are how an end is known.
         threads=config.capture.threads or not has_accounting,
@@ -132,6 +141,7 @@ class Worker:
         want_acks: Callable[[], None] = lambda: None,
         on_danger: Callable[[], None] = lambda: None,
         redaction_key: bytes | None = None,
+        tape: Tape | None = None,
         proc: str = "/proc",
     ) -> None:
         self.running = False
@@ -145,6 +155,7 @@ class Worker:
         self._want_acks = want_acks
         self._on_danger = on_danger
         self._redaction_key = redaction_key or os.urandom(KEY_BYTES)
+        self._tape = tape
         self._batches = batches
         self._open_bell = open_bell
         self._is_recording = is_recording
@@ -204,8 +215,10 @@ class Worker:
             self._redaction_key, is_builtin=config.redact.is_builtin, patterns=config.redact.patterns
         )
         builder = EntryBuilder(self._clock, config.log.fields, config.log.max_argv_bytes, redactor)
-        wanted = wants(config, builder, config.rules)
-        needed = needs(config, builder, config.rules, has_accounting=self._accounting is not None)
+        also = frozenset[str]() if self._tape is None else frozenset(FIELDS)
+        wanted = wants(config, builder, config.rules, also)
+        has_accounting = self._accounting is not None
+        needed = needs(config, builder, config.rules, has_accounting=has_accounting, also=also)
         # First what the kernel may refuse: then nothing is changed.
         self._hang_bell(wanted)
         self._filter(needed)
@@ -213,7 +226,7 @@ class Worker:
         self.config = config
         self._rules = config.rules
         self._sigma = config.sigma
-        self._records.configure(config.capture.events, threads=config.capture.threads)
+        self._records.configure(config.capture.events, threads=config.capture.threads, hashes=wanted.checksum)
         self.builder = builder
         self._reader.wants = wanted
         self._ends.configure(
@@ -256,7 +269,7 @@ class Worker:
 
     def _hang_bell(self, wanted: Wants) -> None:
         """Have a bell where something must be read from /proc in time, and none where all is recorded."""
-        is_needed = not self._is_recording or wanted.executable or bool(wanted.environment)
+        is_needed = not self._is_recording or wanted.checksum or bool(wanted.environment)
         hand = self._hand
         if is_needed and hand.bell is None and self._open_bell is not None:
             hand.bell = self._open_bell()
@@ -272,8 +285,11 @@ class Worker:
 
     def close(self) -> None:
         """Close what it opened; after the end of the thread."""
+        self._reader.hasher.close()
         if self._hand.bell is not None:
             self._hand.bell.close()
+        if self._tape is not None:
+            self._tape.close()
 
     def _kept(self) -> dict[str, object]:
         """What the next one goes on with, if nothing is lost between."""
@@ -353,6 +369,9 @@ class Worker:
     def start(self, on_end: Callable[[], None]) -> None:
         """Start the thread; it calls `on_end` last, also where it ends unasked: nobody reads what it writes."""
         self._on_end = on_end
+        if self._tape is not None:
+            for process in self.table.living():
+                self._tape.write(Record("exec", process, 0, "table", process.image.identity), is_living=True)
         self.running = True
         self._thread.start()
 
@@ -427,7 +446,7 @@ class Worker:
             "ACCOUNTING_LOST": self.losses.records_lost,
             "ARGV_CUT": self.table.argv_cut + self._reader.truncated_argv,
             "ANCESTORS_CUT": self.table.chains_cut,
-            "HASHES_SKIPPED": self._records.hasher.too_big,
+            "HASHES_SKIPPED": self._reader.hasher.skipped,
             "READINGS_UNUSED": self._hand.unused,
             "RECORDER_LOST": self._recorded.missing + self.losses.signals,
             "RECORDINGS_UNUSED": self._recorded.unused,
@@ -435,6 +454,7 @@ class Worker:
             "RECORDS_UNUSED": self._ends.records.given_up,
             "NAMES_REFUSED": self._users.refused,
             "DETECTIONS_CUT": self._detections_cut,
+            "UNRECORDED": None if self._tape is None else self._tape.unwritten,
             "FAILURES": self._failures,
             **self._silence.terms(),
         }
@@ -526,6 +546,8 @@ class Worker:
 
     def _once_a_second(self) -> None:
         self._clock.refresh()
+        if self._tape is not None:
+            self._tape.flush()
         if not self.resync.is_due:
             self._ends.records.give_up(time.monotonic_ns() - WAITING_NS)
         self._silence.tell_due(time.monotonic_ns())
@@ -637,9 +659,6 @@ class Worker:
             # One event must not cost the others. Nothing is hidden: it is counted, and told with its event.
             self.ledger.failed += 1
             self._tell_failure(f"at event {wire.Event(*event)}, going on without it")
-        finally:
-            if reading is not None:
-                close(reading)
         if event[5] == wire.EXEC and self._credited:
             self._decide_credited(event)
         self._handled += 1
@@ -684,6 +703,8 @@ class Worker:
             self._forks_acknowledged = self.ledger.forks
 
     def _decide(self, record: Record) -> None:
+        if self._tape is not None:
+            self._tape.write(record)
         decision = self._rules.decide(record)
         if record.event == "exec" and self._sigma.rules:
             decision = self._sigma.judge(record, decision)

@@ -25,9 +25,9 @@ NOT_STANDARD = frozenset(
     {"LAG_USEC", "AUDIT_SESSION", "SID", "EGID", "IO_READ_BYTES", "IO_WRITE_BYTES", "ARGV_BYTES"}
 )
 
-_ONLY_IN = {
+ONLY_IN = {
     "fork": {"RESYNC"},
-    "exec": {"FILENAME", "LAG_USEC", "SHA256", "RESYNC"},
+    "exec": {"FILENAME", "LAG_USEC", "SHA256", "HASH_LATE", "RESYNC"},
     "exit": {
         *("EXIT_CODE", "EXIT_SIGNAL", "CORE_DUMPED", "EXIT_SOURCE", "RESYNC"),
         *("KILLER_PID", "KILLER_COMM", "KILLER_EXE", "KILLER_UID", "OOM_KILLED"),
@@ -38,7 +38,7 @@ _ONLY_IN = {
     "comm": {"OLD_COMM"},
     "ptrace": {"TRACER_PID", "TRACER_COMM", "TRACER_EXE"},
 }
-_ONLY_SOMEWHERE = frozenset[str]().union(*_ONLY_IN.values())
+_ONLY_SOMEWHERE = frozenset[str]().union(*ONLY_IN.values())
 
 # Looked up off the event's path, so that it may be known at the exit and not yet at the exec.
 _LATE = frozenset({"USER"})
@@ -114,7 +114,7 @@ class EntryBuilder:
             for name, field in FIELDS.items()
             if name in self.wanted
             and field.of_process is None
-            and (name not in _ONLY_SOMEWHERE or name in _ONLY_IN.get(event, ()))
+            and (name not in _ONLY_SOMEWHERE or name in ONLY_IN.get(event, ()))
         ]
 
     def _process_plan(self) -> _ProcessPlan:

@@ -29,7 +29,7 @@ class _Openings(dict[str, str]):
 _openings = _Openings()
 
 
-def _json_value(value: str | bytes) -> _Json:
+def json_value(value: str | bytes) -> _Json:
     """A string, or for what is not UTF-8 an array of byte values."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "replace").decode()
@@ -44,11 +44,11 @@ def _json_fields(fields: dict[str, FieldValue]) -> dict[str, _Json | list[_Json]
     result: dict[str, _Json | list[_Json]] = {}
     for name, value in fields.items():
         if not isinstance(value, list):
-            result[name] = _json_value(value)
+            result[name] = json_value(value)
         elif len(value) == 1:
-            result[name] = _json_value(value[0])
+            result[name] = json_value(value[0])
         elif value:
-            result[name] = [_json_value(one) for one in value]
+            result[name] = [json_value(one) for one in value]
     return result
 
 

@@ -29,6 +29,11 @@ def run_in_real_time() -> bool:
     return _set(os.SCHED_RR)
 
 
+def leave_real_time() -> None:
+    """Have the calling thread run as everybody does."""
+    _set(os.SCHED_OTHER)
+
+
 def may_run_in_real_time() -> bool:
     """Whether the calling thread could; it goes on as it was."""
     return _set(os.SCHED_RR) and _set(os.SCHED_OTHER)

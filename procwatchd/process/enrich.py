@@ -14,7 +14,6 @@ says that it is of another image or life. Where an exec was recorded, nothing of
 
 from __future__ import annotations
 
-import os
 import time
 
 from procwatchd.kernel.wire import EXEC, EXIT, FORK, GID, UID, RawEvent
@@ -28,12 +27,6 @@ FORK_MARGIN_NS = 50_000_000
 EXEC_NS = 20_000_000
 
 Outcome = Reading | NotRead
-
-
-def close(outcome: Outcome) -> None:
-    """Let go of what a reading holds open."""
-    if isinstance(outcome, Reading) and outcome.executable_fd is not None:
-        os.close(outcome.executable_fd)
 
 
 def hear(event: RawEvent, reader: Reader) -> Outcome:
@@ -136,7 +129,6 @@ def settle(events: list[RawEvent], outcomes: dict[int, Outcome], count: int) -> 
                     why = NotRead.HELD
                 if why is not None:
                     outcomes[n] = why
-                    close(reading)
             later[tgid] = event
 
 

@@ -252,6 +252,7 @@ FIELDS: dict[str, Field] = {
         _of_tracer("TRACER_COMM", _comm),
         _of_tracer("TRACER_EXE", _exe),
         Field("SHA256", _T, lambda r: r.sha256),
+        Field("HASH_LATE", _N, lambda r: 1 if r.is_hash_late else None),
     )
 }
 

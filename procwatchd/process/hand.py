@@ -13,7 +13,6 @@ from procwatchd.kernel.bell import Bell
 from procwatchd.kernel.wire import EXEC, GID, UID, RawEvent
 from procwatchd.process.enrich import (
     Outcome,
-    close,
     hear,
     is_settled,
     let_go,
@@ -74,7 +73,7 @@ class Hand:
         while len(self._heard) > HEARD_LIMIT:
             # Their events were lost, or wait far behind.
             self.unused += 1
-            close(self._heard.pop(next(iter(self._heard))))
+            del self._heard[next(iter(self._heard))]
 
     def look_again(self) -> None:
         """See whom a tracer holds no more."""
@@ -151,10 +150,8 @@ class Hand:
 def _completed(recorded: Reading, read: Outcome | None) -> Reading:
     """What was recorded, with what only /proc has, if that was the same life's."""
     if not isinstance(read, Reading) or read.stat.start_ticks != recorded.stat.start_ticks:
-        if read is not None:
-            close(read)
         return recorded
-    recorded.environment, recorded.executable_fd = read.environment, read.executable_fd
+    recorded.environment, recorded.checksum = read.environment, read.checksum
     if not recorded.is_whole and _are_same(recorded, read):
         recorded.exe, recorded.argv, recorded.argv_tail = read.exe, read.argv, read.argv_tail
     return recorded

@@ -226,4 +226,5 @@ class Record:
     killer: Killer | None = None
     is_oom_killed: bool = False
     sha256: str | None = None
+    is_hash_late: bool = False
     environment: dict[str, bytes] | None = None

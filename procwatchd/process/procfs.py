@@ -27,6 +27,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from procwatchd.process.cgroup import Place, Places, parse_cgroup_file
+from procwatchd.process.executables import Checksum, Hasher
 from procwatchd.process.model import Context
 
 # Limits on what one process can make us read; each is far above what the kernel gives for honest ones.
@@ -128,10 +129,10 @@ class NotRead(Enum):
 class Reading:
     """What one process looked like between `begun_ns` and `done_ns` (CLOCK_MONOTONIC). What could not be read is None.
 
-    `argv`, `argv_bytes`, `argv_tail` are as in `Image`. `executable_fd` is open where hashing is wanted, and its
-    owner's to close. `ids` are the first task's. `is_held` says that a tracer held it amid an exec: maybe the next one.
-    `argv` None says that the process had ended, is amid its next exec, or is a kernel thread. `is_recorded`: it is what
-    the exec made, as the kernel recorded it, and `filename` what execve was given.
+    `argv`, `argv_bytes`, `argv_tail` are as in `Image`; `argv` None says that the process had ended, is amid its next
+    exec, or is a kernel thread. `checksum` is there where it is wanted. `ids` are the first task's. `is_held` says that
+    a tracer held it amid an exec: maybe the next one. `is_recorded`: it is what the exec made, as the kernel recorded
+    it, and `filename` what execve was given.
     """
 
     stat: Stat
@@ -144,7 +145,7 @@ class Reading:
     done_ns: int
     ids: Ids | None = None
     environment: dict[str, bytes] | None = None
-    executable_fd: int | None = None
+    checksum: Checksum | None = None
     is_held: bool = False
     is_recorded: bool = False
     filename: bytes | None = None
@@ -165,7 +166,7 @@ class Wants:
     audit_session: bool = True
     cgroup: bool = True
     namespaces: bool = True
-    executable: bool = False
+    checksum: bool = False
     environment: tuple[bytes, ...] = ()
 
 
@@ -176,6 +177,7 @@ class Reader:
         self.wants = wants
         self.truncated_argv = 0
         self._proc = proc
+        self.hasher = Hasher()
         self.places = Places()
         # Children mostly run where their parents do: what was parsed last is what comes next.
         self._last_cgroup = b""
@@ -190,8 +192,8 @@ class Reader:
         return self._read_at(pid, self.wants)
 
     def look(self, pid: int) -> Reading | NotRead:
-        """Read one process beside any EXEC: without its environment, and with nothing left open."""
-        return self._read_at(pid, dataclasses.replace(self.wants, executable=False, environment=()))
+        """Read one process beside any EXEC: without its environment and checksum."""
+        return self._read_at(pid, dataclasses.replace(self.wants, checksum=False, environment=()))
 
     def _read_at(self, pid: int, wants: Wants) -> Reading | NotRead:
         try:
@@ -267,6 +269,8 @@ class Reader:
         finally:
             os.close(fd)
         ids = parse_ids(_content(directory, "status") or b"")
+        environ = _content(directory, "environ", ENVIRON_BYTES) if wants.environment else None
+        checksum = self.hasher.ask(directory) if wants.checksum and exe is not None else None
         done_ns = time.monotonic_ns()
         if stat is None:
             return NotRead.GONE
@@ -280,13 +284,11 @@ class Reader:
             begun_ns,
             done_ns,
             ids,
+            checksum=checksum,
         )
         reading.is_held = _is_held(directory, stat)
-        if wants.environment:
-            environ = _content(directory, "environ", ENVIRON_BYTES)
-            reading.environment = None if environ is None else select_environment(environ, wants.environment)
-        if wants.executable and exe is not None:
-            reading.executable_fd = _open_at(directory, "exe")
+        if environ is not None:
+            reading.environment = select_environment(environ, wants.environment)
         return reading
 
     def _read_context(self, directory: int, stat: Stat, wants: Wants) -> Context:

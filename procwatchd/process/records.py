@@ -18,7 +18,7 @@ from procwatchd.kernel import wire
 from procwatchd.kernel.wire import RawEvent
 from procwatchd.process.ends import CONNECTOR, End, Ends
 from procwatchd.process.enrich import Outcome
-from procwatchd.process.executables import Hasher
+from procwatchd.process.executables import NO_CHECKSUM
 from procwatchd.process.kills import Kills
 from procwatchd.process.model import Process, Record
 from procwatchd.process.procfs import NotRead, Reading
@@ -26,21 +26,17 @@ from procwatchd.process.table import Table
 
 
 class RecordMaker:
-    """Makes records of the kinds of events that are wanted. One thread uses it.
-
-    `hasher` is for the executables that were opened to be hashed.
-    """
+    """Makes records of the kinds of events that are wanted. One thread uses it."""
 
     KEPT = ("_traced",)
 
     def __init__(self, table: Table, ends: Ends, kills: Kills, own_pid: int) -> None:
-        self.hasher = Hasher()
         self._table = table
         self._ends = ends
         self._kills = kills
         self._own_pid = own_pid
         self._wanted: frozenset[str] = frozenset()
-        self._threads = False
+        self._threads = self._hashes = False
         self._followers: set[RawEvent] = set()
         # Who is traced: by task, its tracer's id.
         self._traced: dict[int, dict[int, int]] = {}
@@ -56,10 +52,14 @@ class RecordMaker:
             wire.COREDUMP: self._coredump,
         }
 
-    def configure(self, wanted: frozenset[str], *, threads: bool) -> None:
-        """Make records of these events from now on; `threads`: of those of single threads, too."""
+    def configure(self, wanted: frozenset[str], *, threads: bool, hashes: bool) -> None:
+        """Make records of these events from now on; `threads`: of those of single threads, too.
+
+        `hashes`: checksums are wanted.
+        """
         self._wanted = wanted
         self._threads = threads
+        self._hashes = hashes
         if "ptrace" not in wanted:
             self._traced.clear()  # who lets go of whom is not told from now on
 
@@ -147,8 +147,10 @@ class RecordMaker:
                 record.source = "recorder" if reading.is_recorded else "proc"
                 record.filename = reading.filename
                 record.environment = reading.environment
-                if reading.executable_fd is not None:
-                    record.sha256 = self.hasher.digest(reading.executable_fd)
+                if reading.checksum is not None:
+                    record.sha256 = reading.checksum.value
+        if record is not None and self._hashes:
+            record.is_hash_late = record.sha256 is None and _is_hash_late(reading)
         return record
 
     def _exit(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
@@ -257,6 +259,13 @@ class RecordMaker:
 
     def _coredump(self, event: RawEvent, _reading: Outcome | None) -> Record | None:
         return self._record("coredump", self._process(event[9]), event)
+
+
+def _is_hash_late(reading: Outcome | None) -> bool:
+    """Whether there may be a checksum that was not to be had in time."""
+    if not isinstance(reading, Reading):
+        return reading is not NotRead.REFUSED
+    return reading.checksum != NO_CHECKSUM
 
 
 def _has_lost_its_leader(process: Process) -> bool:

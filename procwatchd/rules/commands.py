@@ -122,6 +122,10 @@ _STARTERS = {
             "ssh autossh",
             _starter("-p -i -o -l -L -R -D -F -J -b -c -E -e -I -m -M -O -Q -S -W -w -B", skipped=1),
         ),
+        # What the kernel makes of a script's `#!`, too.
+        ("sh bash dash ash zsh ksh mksh rbash", _starter("-o +o -O +O -c --rcfile --init-file")),
+        ("python", _starter("-c -W -X")),
+        ("perl ruby node php lua", _starter("-e -E -ne -pe -lne -r -d -c --eval --require")),
     )
     for name in names.split()
 }
@@ -171,7 +175,8 @@ def _read_command(reading: Reading, words: list[Word], depth: int) -> None:
                 reading.add(place, in_shell=depth > 0)
         if program in _RUN_STRINGS and (script := _script(rest)):
             _read_script(reading, script, depth + 1)
-        starter = _STARTERS.get(program)
+        # With its version, as python3.11, it is the same.
+        starter = _STARTERS.get(program) or _STARTERS.get(program.rstrip(b"0123456789."))
         at = len(words) if starter is None else starter.command_at(words, at)
     if program not in ASKING:
         for place in _behind_names(words):

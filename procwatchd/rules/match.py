@@ -68,7 +68,7 @@ class Match:
 
     `needs` are the names in FIELDS it looks at. `tag_tests` are what it asks of tags. `is_guarded`: it
     silences, and looks at a path that means something only in the host's own mount namespace. Where one of
-    `requirements` is not met, `test` is False.
+    `requirements` is not met, `test` is False. `tree` is what it was compiled from.
     """
 
     test: Predicate
@@ -77,19 +77,22 @@ class Match:
     tag_tests: tuple[TagTest, ...]
     is_guarded: bool
     requirements: Requirements
+    tree: Tree
 
     def holds(self, record: Record, tags: Collection[str] = ()) -> bool:
         """Whether `record` matches, where earlier rules gave it `tags`."""
         return (self.events is None or record.event in self.events) and self.test(record, tags)
 
 
-def compile_match(tree: Tree, *, silences: bool = False, cased: bool = True) -> Match:
+def compile_match(
+    tree: Tree, *, silences: bool = False, cased: bool = True, find: Callable[[str], Target] = resolve
+) -> Match:
     """The match that a tree of mappings, lists, texts and None means. Raises MatchError with all problems.
 
     `silences`: paths of executables count only in the host's own mount namespace. `cased`: texts compare
-    with case.
+    with case. `find` gives the field that a key names, and with it what the match is to look at.
     """
-    compiler = _Compiler(silences=silences, cased=cased)
+    compiler = _Compiler(silences=silences, cased=cased, find=find)
     events = compiler.take_events(tree) if isinstance(tree, dict) else None
     test = compiler.mapping(tree, (), events_taken=events is not None)
     if compiler.problems:
@@ -101,6 +104,7 @@ def compile_match(tree: Tree, *, silences: bool = False, cased: bool = True) -> 
         tuple(compiler.tag_tests),
         compiler.is_guarded,
         requirements_of(tree, cased=cased) if isinstance(tree, dict) else {},
+        tree,
     )
 
 
@@ -130,9 +134,10 @@ class _Key:
 class _Compiler:
     """Compiles one match; the problems gather in `problems`, and what has one compiles to anything."""
 
-    def __init__(self, *, silences: bool, cased: bool) -> None:
+    def __init__(self, *, silences: bool, cased: bool, find: Callable[[str], Target]) -> None:
         self.silences = silences
         self.cased = cased
+        self.find = find
         self.problems: list[tuple[Path, str]] = []
         self.needs: set[str] = set()
         self.tag_tests: list[TagTest] = []
@@ -206,7 +211,7 @@ class _Compiler:
         target = None
         if name != "tags":
             try:
-                target = resolve(name)
+                target = self.find(name)
             except UnknownNameError as problem:
                 self.problem(path, str(problem))
                 return None

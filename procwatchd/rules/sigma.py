@@ -157,10 +157,10 @@ class Sigma:
         self.rules = tuple(rules)
         self.problems = tuple(problems)
         self.others = others
-        kept = tuple(exclusions)
-        matches = [*(rule.match for rule in self.rules), *(exclusion.match for exclusion in kept)]
+        self.exclusions = tuple(exclusions)
+        matches = [rule.match for rule in self.rules] + [each.match for each in self.exclusions]
         self.needs = frozenset[str]().union(*(match.needs for match in matches))
-        self._index = Index((_step(rule, kept), rule.match.requirements) for rule in self.rules)
+        self._index = Index((_step(rule, self.exclusions), rule.match.requirements) for rule in self.rules)
 
     def judge(self, record: Record, decision: Decision) -> Decision:
         """The decision on an exec, which is to log it where a rule matches."""

@@ -21,6 +21,8 @@ made more than a few hundred processes, the run says little: make it again on a 
 - *memory*: RSS two seconds after the start, after each slice of a storm once that was worked off, and with many who
   live. It is flat if the second half of the events adds nothing to speak of.
 - *idle*: how often all threads were woken up. What others do in that time counts as well: see the note.
+- *sigma*: the same cost, of execs with long command lines, without and with 144 Sigma rules, and without the redaction
+  and the limit that are shipped.
 - *rules*: records of many programs, decided by a few rules and by many of the same kinds.
 - *replay*: the worker alone, with made-up events, in one process. No system calls, no listener: what is left is what
   could be made faster in Python. The entry is one of an exec, with its arguments.
@@ -55,6 +57,7 @@ from tests.bench import (
     replay,
     report,
     rules,
+    sigma,
     situations,
     slowdown,
     storm,
@@ -202,6 +205,11 @@ def _measure_rules(bench: Bench) -> Outcome:
     return Outcome("rules", (decided,), report.rules_table(decided))
 
 
+def _measure_sigma(bench: Bench) -> Outcome:
+    costs = sigma.measure(bench.load, bench.directory / "sigma", bench.size.processes)
+    return Outcome("sigma", (costs,), sigma.table(costs))
+
+
 def _measure_replay(bench: Bench) -> Outcome:
     replayed = replay.measure(bench.size.replayed_events, bench.size.entries)
     return Outcome("replay", (replayed,), replay.table(replayed))
@@ -222,6 +230,7 @@ SUBJECTS: dict[str, Callable[[Bench], Outcome]] = {
     "memory": _measure_memory,
     "idle": _measure_idle,
     "rules": _measure_rules,
+    "sigma": _measure_sigma,
     "replay": _measure_replay,
     "situations": _measure_situations,
 }

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
 
-from tests.bench.load import Load, forks_of_the_machine
+from tests.bench.load import PROGRAM, Load, forks_of_the_machine
 from tests.bench.measured import Measured, cpu_ns, forkstat_to_journal, procwatchd
 from tests.bench.table import Row, Table
 from tests.integration.journald import PrivateJournald
@@ -24,8 +24,10 @@ from tests.integration.journald import PrivateJournald
 ROUNDS = 3
 TARGET_RATIO = 1.0
 
-_Start = Callable[[PrivateJournald], AbstractContextManager[Measured]]
-PROGRAMS: dict[str, _Start] = {
+EVENTS = ("exec", "exit")
+
+Start = Callable[[PrivateJournald], AbstractContextManager[Measured]]
+PROGRAMS: dict[str, Start] = {
     "procwatchd": lambda journald: procwatchd(journald=journald),
     "forkstat": lambda journald: forkstat_to_journal(journald, "-x", "-e", "exec,exit"),
     "forkstat -r": lambda journald: forkstat_to_journal(journald, "-r", "-x", "-e", "exec,exit"),
@@ -34,7 +36,7 @@ PROGRAMS: dict[str, _Start] = {
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One program, measured once: CPU times by the processes of the load; `missing` execs and exits are not stored."""
+    """One program, measured once: CPU times by the processes of the load; `missing` events are not stored."""
 
     usec_per_process: float
     journald_usec_per_process: float
@@ -64,15 +66,23 @@ def measure(load: Load, processes: int) -> Cost:
     for n in range(ROUNDS):
         # Who comes later has a warmer machine: each in turn.
         for name in list(PROGRAMS)[:: -1 if n % 2 else 1]:
-            cost.rounds[name].append(_round(PROGRAMS[name], load, processes))
+            cost.rounds[name].append(measure_round(PROGRAMS[name], load, processes))
     return cost
 
 
-def _round(start: _Start, load: Load, processes: int) -> Round:
+def measure_round(
+    start: Start,
+    load: Load,
+    processes: int,
+    *,
+    program: tuple[str, ...] = PROGRAM,
+    events: tuple[str, ...] = EVENTS,
+) -> Round:
+    """Run so many processes of `program`, of which these events are to be stored."""
     with PrivateJournald() as journald, start(journald) as running:
         others_before = forks_of_the_machine()
         before_ns, journald_before_ns = running.cpu_ns(), cpu_ns(journald.pid)
-        pids = [one.pid for one in load.spawn(processes)]
+        pids = [one.pid for one in load.spawn(processes, program)]
         running.wait_until_quiet()
         used_ns = running.cpu_ns() - before_ns
         # The spawning program itself is one fork.
@@ -81,7 +91,7 @@ def _round(start: _Start, load: Load, processes: int) -> Round:
         running.stop()
         journald.sync()
         find = _stored_by_daemon if running.helper is None else _stored_by_forkstat
-        missing = 2 * processes - _of_load(pids, find(journald))
+        missing = len(events) * processes - _of_load(pids, find(journald), events)
     return Round(used_ns / 1000 / processes, journald_ns / 1000 / processes, missing, other_forks)
 
 
@@ -105,12 +115,12 @@ def _journalctl(journald: PrivateJournald, output: str, *options: str) -> list[b
     return subprocess.run(command, check=True, capture_output=True).stdout.splitlines()
 
 
-def _of_load(pids: list[int], told: Iterable[tuple[str, int]]) -> int:
-    """How many execs and exits of the load are told.
+def _of_load(pids: list[int], told: Iterable[tuple[str, int]], events: tuple[str, ...] = EVENTS) -> int:
+    """How many of these events of the load are told.
 
     No PID counts more often than the load had it: where PIDs are few and others busy, some have it next.
     """
-    wanted = Counter((event, pid) for pid in pids for event in ("exec", "exit"))
+    wanted = Counter((event, pid) for pid in pids for event in events)
     return (wanted & Counter(told)).total()
 
 

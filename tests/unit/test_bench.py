@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from procwatchd.sigmafiles import load_sigma
 from tests.bench.arguments import CASES, RATE, read_told
 from tests.bench.cost import _of_load
 from tests.bench.latency import Delays, find_delays
 from tests.bench.load import Spawned
+from tests.bench.sigma import RULES, write_rules
 from tests.bench.table import Row, Table, render
 
 MARK = b"procwatchd-bench-4"
@@ -69,6 +71,16 @@ def test_each_program_is_run_fast_at_a_rate_and_beside_loops() -> None:
 
 def test_no_pid_counts_more_often_than_the_load_had_it() -> None:
     assert _of_load([7, 8, 7], [("exec", 7)] * 3 + [("exit", 8), ("exec", 9), ("uid", 7)]) == 3
+
+
+def test_of_what_else_happened_nothing_counts() -> None:
+    assert _of_load([7, 8], [("exec", 7), ("exit", 7), ("exec", 8)], ("exec",)) == 2
+
+
+def test_all_sigma_rules_are_such_as_are_loaded(tmp_path: Path) -> None:
+    write_rules(tmp_path / "sigma")
+    sigma = load_sigma([str(tmp_path / "sigma")], "high", ["test"], [])
+    assert (len(sigma.rules), sigma.problems, sigma.others) == (RULES, (), 0)
 
 
 def test_percentiles_are_of_what_was_seen() -> None:

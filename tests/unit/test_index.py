@@ -126,7 +126,7 @@ flat = st.lists(keys, min_size=1, max_size=3).map(dict)
 trees = st.recursive(flat, mappings, max_leaves=4)
 
 
-def compiled(tree: dict[str, Any], **options: bool) -> Match | None:
+def compiled(tree: dict[str, Any], **options: Any) -> Match | None:
     try:
         return compile_match(tree, **options)
     except MatchError:  # a regular expression put together by chance

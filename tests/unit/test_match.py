@@ -13,7 +13,6 @@ from procwatchd.process.model import ANCESTOR_LIMIT, Context, Image, Killer, Pro
 from procwatchd.rules.match import Match, MatchError, compile_match
 from procwatchd.rules.names import key_of
 from procwatchd.rules.pattern import Wild, parse_pattern
-from procwatchd.rules.regex import RegexError, compile_regex, escape
 
 HOST = Context(host_mounts=True)
 ELSEWHERE = Context(host_mounts=False, mount_namespace=7)
@@ -37,7 +36,7 @@ def record(of: Process | None = None, event: str = "exec", **rest: Any) -> Recor
     return Record(event, of or process(), 0, rest.pop("source", "proc"), "same", **rest)
 
 
-def holds(tree: Any, of: Record, *tags: str, **options: bool) -> bool:
+def holds(tree: Any, of: Record, *tags: str, **options: Any) -> bool:
     return compile_match(tree, **options).holds(of, tags)
 
 
@@ -405,20 +404,12 @@ def test_groups_have_a_limit() -> None:
     assert "in one another" in problems(tree)[0][1]
 
 
-def test_regex_time_is_linear() -> None:
+def test_wildcards_take_no_longer_than_the_text_is() -> None:
     evil = record(process(b"/x", b"a" * (128 << 10) + b"b"))
     started = time.monotonic()
-    assert not holds({"cmdline|re": "(a+)+$"}, evil)
     assert not holds({"cmdline": "*a*a*a*a*a*a*c"}, evil)
     # A backtracking engine would need longer than the universe has.
     assert time.monotonic() - started < 10
-
-
-def test_regex_escape_is_exact() -> None:
-    every = "".join(map(chr, range(256)))
-    assert compile_regex(r"(?s)\A" + escape(every) + r"\z")(every)
-    with pytest.raises(RegexError, match="longer"):
-        compile_regex("a" * 5000)
 
 
 def test_patterns_come_apart() -> None:

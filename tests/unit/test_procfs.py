@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from procwatchd.process.executables import Checksum
 from procwatchd.process.procfs import (
     ARGV_BYTES,
     ARGV_READ_BYTES,
@@ -25,7 +26,7 @@ from procwatchd.process.procfs import (
 )
 from tests.unit.fakeproc import FakeProc
 
-EVERYTHING = Wants(executable=True, environment=(b"LANG", b"MISSING"))
+EVERYTHING = Wants(checksum=True, environment=(b"LANG", b"MISSING"))
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_everything_of_a_process(proc: FakeProc) -> None:
     assert context.place.unit == b"prog.service"
     assert (context.mount_namespace, context.user_namespace, context.host_mounts) == (4026532000, None, False)
     assert reading.environment == {"LANG": b"C"}
-    assert reading.executable_fd is None  # there is no such file behind the link
+    assert reading.checksum == Checksum(is_late=False)  # there is no such file behind the link
 
 
 def test_what_nobody_wants_is_not_read(proc: FakeProc) -> None:
@@ -171,17 +172,6 @@ def test_terminals_beside_pts_come_from_sysfs(proc: FakeProc) -> None:
     taking = reader(proc)
     names = [reading.context.tty for pid in (42, 43) if isinstance(reading := taking.read(pid), Reading)]
     assert names == ["ttyS0", None]
-
-
-def test_executable_is_opened_through_the_link(proc: FakeProc, tmp_path: Path) -> None:
-    program = tmp_path / "program"
-    program.write_bytes(b"#!")
-    proc.add(42, exe=os.fsencode(program))
-    reading = reader(proc).read(42)
-    assert isinstance(reading, Reading)
-    assert reading.executable_fd is not None
-    assert os.read(reading.executable_fd, 10) == b"#!"
-    os.close(reading.executable_fd)
 
 
 def test_nothing_stays_open(proc: FakeProc) -> None:

@@ -13,6 +13,8 @@ import procwatchd
 
 PACKAGE = Path(procwatchd.__file__).parent
 ROOMS = ("kernel", "process", "rules", "journal")
+# On top of all, with what people look with: nothing of it is loaded by the daemon.
+TOP, SHOWS = "ctl", "rich"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # On the way of an event everything is plain. The configuration is checked by pydantic, once; the engine of regular
@@ -39,6 +41,8 @@ def imported(module: Path) -> Iterator[str]:
 
 def is_allowed(room: str, name: str) -> bool:
     """Whether a module in this room may import that one of the package."""
+    if room == TOP:
+        return True
     parts = name.split(".")
     if len(parts) == 1 or parts[1] == "errors" or parts[1].startswith("__"):
         return True
@@ -46,7 +50,7 @@ def is_allowed(room: str, name: str) -> bool:
 
 
 def test_there_are_no_other_rooms() -> None:
-    assert {module.parent.name for module in MODULES} == {*ROOMS, PACKAGE.name}
+    assert {module.parent.name for module in MODULES} == {*ROOMS, TOP, PACKAGE.name}
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.parent != PACKAGE], ids=name_of)
@@ -64,3 +68,14 @@ def test_errors_import_nothing_of_ours() -> None:
 def test_pydantic_is_where_it_must_be(module: Path) -> None:
     found = {root for name in imported(module) if (root := name.split(".")[0]).startswith("pydantic")}
     assert found <= {MAY_IMPORT.get(name_of(module), "")}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.parent.name != TOP], ids=name_of)
+def test_what_is_for_people_is_not_loaded_by_the_daemon(module: Path) -> None:
+    names = set(imported(module))
+    assert [name for name in names if name.startswith((f"{PACKAGE.name}.{TOP}", SHOWS))] == []
+
+
+def test_completions_are_made_where_nothing_is_installed() -> None:
+    names = {name.split(".")[0] for name in imported(PACKAGE / TOP / "arguments.py")}
+    assert names <= {"__future__", "argparse", "typing", PACKAGE.name}

@@ -162,10 +162,14 @@ TAGGED: dict[str, tuple[str, list[Record], list[Record]]] = {
     "from-ssh": (
         "ssh",
         [
-            execed(life("/bin/a", parent=life("/bin/sh", parent=SSH))),
-            execed(life("/bin/a", parent=life("/usr/sbin/sshd"))),
+            execed(SSH),
+            execed(life("/usr/sbin/sshd", parent=life("/usr/sbin/sshd", uid=0), uid=0)),
         ],
-        [execed(SSH), execed(life("/bin/a")), execed(life("/bin/a", parent=life("/usr/bin/notsshd")))],
+        [
+            execed(life("/usr/sbin/sshd", parent=life("/usr/lib/systemd/systemd", uid=0), uid=0)),
+            execed(life("/usr/bin/notsshd-session")),
+            ended(SSH, 0),
+        ],
     )
 }
 

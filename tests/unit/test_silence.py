@@ -12,7 +12,7 @@ import pytest
 from procwatchd.kernel.clock import NS_PER_TICK
 from procwatchd.kernel.marks import Marks
 from procwatchd.rules import summary as summary_module
-from tests.unit.test_worker import EXEC, EXIT, FORK, StillClock, World
+from tests.unit.test_worker import EXEC, EXIT, FORK, World
 
 PIDS = itertools.count(100)
 COUNT = (
@@ -196,7 +196,7 @@ def test_until_it_is_told_it_is_in_hand(world: World) -> None:
     run(world, "cc")
     assert world.worker._marks.in_hand == 2
     told(world)
-    world.worker._settle()
+    world.worker.settle()
     assert world.worker._marks.in_hand == 0
 
 
@@ -309,21 +309,3 @@ def test_who_lives_already_is_tagged_as_if_just_started(world: World) -> None:
         ("shell",),
         ("shell",),
     ]
-
-
-def test_tags_go_on_over_a_restart(world: World) -> None:
-    rule = "rules: [{name: t, match: {event: exec, comm: backup}, action: tag, tags: backup, inherit: true}]"
-    world.start(rule)
-    world.proc.add(42, comm=b"backup", start=100)
-    world.send((FORK, 1, 1, 42, 42), (EXEC, 42, 42), (FORK, 42, 42, 43, 43))
-    other = type(world.worker)(
-        world.config(rule),
-        world.worker._batches,
-        world.writer,
-        StillClock(),
-        world.users,
-        proc=str(world.proc.root),
-        state=world.worker.state(),
-    )
-    assert other.is_restored
-    assert getattr(other.table.get(43), "tags", None) == ("backup",)

@@ -61,6 +61,12 @@ def test_who_lives_and_whose_child_it_is(table: Table) -> None:
     assert child.creds.users is table._users
 
 
+def test_inherited_tags_go_on(table: Table) -> None:
+    table.tag(add(table, 10), ("backup",))
+    add(table, 11, parent=10, tick=200)
+    assert [getattr(moved(table).get(pid), "tags", None) for pid in (10, 11)] == [("backup",)] * 2
+
+
 def test_lives_go_on_to_be_numbered(table: Table) -> None:
     add(table, 10)
     assert moved(table).fork(1, 10, at(100)).process_id == "10-100.2"

@@ -6,7 +6,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable
+import sys
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +27,7 @@ from procwatchd.kernel.marks import Marks
 from procwatchd.kernel.queue import Batch, BatchQueue
 from procwatchd.kernel.taskstats import TaskEnd
 from procwatchd.process import resync as resync_module
+from procwatchd.process.executables import HASHED_BYTES
 from procwatchd.process.users import Users
 from procwatchd.rules.detection import DETECTIONS_LIMIT
 from procwatchd.worker import Worker, needs
@@ -62,6 +65,14 @@ class ListWriter:
         return loss
 
     def close(self) -> None: ...
+
+
+def once_hashed(send: Callable[[], list[dict[str, Any]]]) -> dict[str, Any]:
+    """The entry that this sends an event for, once its checksum is not late any more."""
+    deadline = time.monotonic() + 20
+    while "PROCWATCH_HASH_LATE" in (entry := send()[0]):
+        assert time.monotonic() < deadline, "there is none"
+    return entry
 
 
 class StillClock(Clock):
@@ -339,16 +350,33 @@ def test_our_own_process_is_no_event(world: World) -> None:
 
 
 def test_environment_and_hash_where_asked_for(world: World) -> None:
-    program = world.directory / "program"
-    program.write_bytes(b"#!")
     world.start("capture: {hash: sha256, environment: [LANG, NONE]}")
-    world.proc.add(42, exe=str(program))
-    before = os.listdir("/proc/self/fd")
-    (execed,) = world.send((EXEC, 42, 42))
+    world.proc.add(42, exe=sys.executable)
+    execed = once_hashed(lambda: world.send((EXEC, 42, 42)))
     assert execed["PROCWATCH_ENV_LANG"] == b"C"
     assert "PROCWATCH_ENV_NONE" not in execed
-    assert execed["PROCWATCH_SHA256"] == hashlib.sha256(b"#!").hexdigest()
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert execed["PROCWATCH_SHA256"] == hashlib.sha256(Path(sys.executable).read_bytes()).hexdigest()
+    world.worker.close()
+
+
+def test_a_checksum_that_comes_too_late_is_marked(world: World) -> None:
+    program = world.directory / "program"
+    program.touch()
+    os.truncate(program, HASHED_BYTES)
+    world.start("capture: {hash: sha256}")
+    world.proc.add(42, exe=str(program))
+    (late,) = world.send((EXEC, 42, 42))
+    (gone,) = world.send((EXEC, 43, 43))
+    os.truncate(program, HASHED_BYTES + 1)
+    (too_big,) = world.send((EXEC, 42, 42))
+    for entry in (late, gone, too_big):
+        assert "PROCWATCH_SHA256" not in entry
+        assert entry.get("PROCWATCH_HASH_LATE") == (None if entry is too_big else "1")
+    assert world.worker.more_terms(None)["HASHES_SKIPPED"] == 1
+    world.worker.close()
+    world.start("{}")
+    (unhashed,) = world.send((EXEC, 44, 44))
+    assert "PROCWATCH_HASH_LATE" not in unhashed
 
 
 def test_rules_decide(world: World) -> None:

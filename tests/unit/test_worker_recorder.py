@@ -7,7 +7,9 @@ import contextlib
 import dataclasses
 import gc
 import hashlib
+import itertools
 import os
+import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from procwatchd.worker import Worker
 from tests.unit import test_kills
 from tests.unit.fakeproc import FakeProc
 from tests.unit.test_recording import Made
-from tests.unit.test_worker import StillClock, World
+from tests.unit.test_worker import StillClock, World, once_hashed
 
 FORK, EXEC, EXIT = wire.FORK, wire.EXEC, wire.EXIT
 PID = 42
@@ -184,16 +186,16 @@ def open_files() -> int:
 
 def test_environment_and_hash_are_read_beside(world: RecordedWorld) -> None:
     """For these alone there is a bell."""
-    program = world.directory / "program"
-    program.write_bytes(b"#!")
     world.start("capture: {hash: sha256, environment: [LANG]}")
-    world.proc.add(PID, exe=str(program), cmdline=b"other\0", start=100)
-    before = open_files()
-    (execed,) = world.record(*BORN, execs=(recorded(),))
+    world.proc.add(PID, exe=sys.executable, cmdline=b"other\0", start=100)
+    world.record(*BORN, execs=(recorded(),))
+    ticks = itertools.count(101)
+    execed = once_hashed(
+        lambda: world.record((EXEC, PID, PID), execs=(recorded(tick=next(ticks)),), tick=next(ticks))
+    )
     assert execed["PROCWATCH_ENV_LANG"] == b"C"
-    assert execed["PROCWATCH_SHA256"] == hashlib.sha256(b"#!").hexdigest()
+    assert execed["PROCWATCH_SHA256"] == hashlib.sha256(Path(sys.executable).read_bytes()).hexdigest()
     assert (execed["PROCWATCH_SOURCE"], execed["PROCWATCH_CMDLINE"]) == ("recorder", "rsync -a '/my files'")
-    assert open_files() == before
     assert len(world.bells) == 1
     world.worker.close()
 
@@ -208,6 +210,7 @@ def test_of_who_is_gone_they_are_absent(world: RecordedWorld) -> None:
     for entry in (execed, other):
         assert entry["PROCWATCH_SOURCE"] == "recorder"
         assert not {"PROCWATCH_ENV_LANG", "PROCWATCH_SHA256"} & set(entry)
+        assert entry["PROCWATCH_HASH_LATE"] == "1"
     world.worker.close()
 
 
@@ -221,11 +224,9 @@ def test_a_bell_is_there_while_it_is_needed(world: RecordedWorld) -> None:
 
 def test_what_was_read_too_late_is_taken_back(tmp_path: Path) -> None:
     """Also of a batch that was at hand already when the one before it was concluded."""
-    program = tmp_path / "program"
-    program.write_bytes(b"#!")
     proc = FakeProc(tmp_path / "proc")
-    proc.add(PID, exe=str(program), start=100)
-    reader = Reader(Wants(executable=True, environment=(b"LANG",)), proc=str(proc.root))
+    proc.add(PID, exe="/usr/bin/rsync", start=100)
+    reader = Reader(Wants(checksum=True, environment=(b"LANG",)), proc=str(proc.root))
     hand = Hand(reader, Recorded(reader), own_pid=1)
     before = open_files()
     with contextlib.closing(QuietBell()) as bell:
@@ -242,7 +243,7 @@ def test_what_was_read_too_late_is_taken_back(tmp_path: Path) -> None:
     first = outcomes[0]
     assert isinstance(first, Reading)
     assert first.is_recorded
-    assert (first.environment, first.executable_fd) == (None, None)
+    assert (first.environment, first.checksum) == (None, None)
     assert open_files() == before
 
 
