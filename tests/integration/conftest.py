@@ -48,6 +48,7 @@ def journald() -> Iterator[PrivateJournald]:
 EVERYTHING = f"""
 capture: {{events: all, threads: on}}
 log: {{fields: all}}
+redact: {{builtin: off}}
 rules:
   - name: others
     match: {{not: {{ancestor.pid: {os.getpid()}}}}}
