@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from procwatchd.config import load_config
@@ -100,7 +100,7 @@ NUMBERS = itertools.count()
     st.lists(records().map(with_plain_names), min_size=1, max_size=4),
     st.lists(st.sampled_from(TAGS)),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_of_a_recording_all_is_known_and_true(
     tmp_path_factory: pytest.TempPathFactory, match: Match, of: list[Record], tags: list[str]
 ) -> None:
@@ -118,7 +118,7 @@ def test_of_a_recording_all_is_known_and_true(
     records().map(with_plain_names),
     st.sampled_from(["standard", "all", frozenset({"EXE", "UNIT"}), frozenset({"CMDLINE", "ANCESTORS"})]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_of_an_entry_nothing_is_claimed_that_was_not_so(
     tree: dict[str, Any], silences: bool, of: Record, fields: Any
 ) -> None:
@@ -255,7 +255,7 @@ def test_lines_that_are_none_are_named() -> None:
 
 
 @given(st.lists(st.binary(max_size=40) | st.sampled_from([b'{"procwatchd-recording":1}', b'{"process":0}'])))
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_file_is_a_traceback(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
     path = tmp_path_factory.mktemp("odd") / "file"
     path.write_bytes(b"\n".join(lines))
