@@ -225,6 +225,7 @@ def test_what_is_foreign(entry: dict[str, Any]) -> None:
         facts_of_entry(entry)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(
