@@ -231,3 +231,10 @@ def test_the_examples_in_its_comments_are_valid(tmp_path: Path) -> None:
         "failed-logins",
         "unexpected-people",
     ]
+
+
+@pytest.mark.parametrize("exe", ["/usr/sbin/sshd", "/usr/lib/openssh/sshd-session"])
+def test_the_example_for_failed_logins_has_those_of_either_openssh(tmp_path: Path, exe: str) -> None:
+    path = tmp_path / "examples.yaml"
+    path.write_text(uncommented(SHIPPED.read_text(encoding="utf-8")), encoding="utf-8")
+    assert load_config(str(path)).rules.decide(ended(life(exe, uid=0), 255 << 8)).rule == "failed-logins"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The rules that are shipped to choose from: each has samples that it must decide or tag, and such that it must not.
 
-They hold with the file that they are of laid over the shipped main file, and with all files together.
+They hold with the file that they are of laid over the shipped main file, as its head says, and with all files together.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from procwatchd.config import Config, load_config
+from procwatchd.ctl.check import useless
 from procwatchd.process.cgroup import Place
 from procwatchd.process.model import Context, Creds, Image, Process, Record
 from procwatchd.process.users import Users
@@ -27,7 +28,22 @@ SAMPLES = {
     for path in (ROOT / "tests/data/rules").glob("*.yaml")
 }
 RULES = [(file, name) for file, rules in sorted(SAMPLES.items()) for name in rules]
+# Below whom anything may be started, with the tag that it has from there.
+PARENTS = {
+    "/usr/lib/openssh/sshd-session": "ssh",
+    "/usr/sbin/cron": "cron",
+    "/usr/sbin/nginx": "web-server",
+    "/usr/bin/sudo": "sudo",
+}
+SILENCES = re.compile(r"^    (?:action: (?:count|drop)|limit: .*)$", re.MULTILINE)
 USERS = Users(lambda _: None, passwd_path="/nonexistent")
+
+
+def enabled(path: Path) -> list[Path]:
+    """The files that the command in a file's head installs."""
+    command = re.search(r"^#   (install -m 644 .*?) && ", path.read_text(encoding="utf-8"), re.MULTILINE)
+    names = re.findall(r"[\w-]+\.yaml", command[1]) if command else []
+    return [path.with_name(name) for name in names]
 
 
 def configured(directory: Path, files: list[Path]) -> Config:
@@ -106,7 +122,7 @@ def test_samples_with_all_files(everything: RuleSet, file: str, name: str) -> No
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_samples_with_this_file_alone(tmp_path: Path, path: Path) -> None:
-    rules = configured(tmp_path, [path]).rules
+    rules = configured(tmp_path, enabled(path)).rules
     for name, samples in SAMPLES[path.name].items():
         assert [each for each in samples["matches"] if not holds(rules, name, each)] == []
         assert [each for each in samples["others"] if holds(rules, name, each)] == []
@@ -114,8 +130,17 @@ def test_samples_with_this_file_alone(tmp_path: Path, path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_its_head_says_how_it_is_enabled(path: Path) -> None:
-    command = f"install -m 644 /usr/share/procwatchd/rules/{path.name} /etc/procwatchd.d/"
-    assert f"\n#   {command} && systemctl reload procwatchd\n" in path.read_text(encoding="utf-8")
+    rules, target = "/usr/share/procwatchd/rules", "/etc/procwatchd.d/ && systemctl reload procwatchd\n"
+    files = enabled(path)
+    one = f"\n#   install -m 644 {rules}/{path.name} {target}"
+    more = f"\n#   cd {rules}\n#   install -m 644 {' '.join(file.name for file in files)} {target}"
+    assert path in files
+    assert (one if len(files) == 1 else more) in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_what_its_head_enables_is_all_of_use(tmp_path: Path, path: Path) -> None:
+    assert list(useless(configured(tmp_path, enabled(path)))) == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -128,7 +153,33 @@ def test_the_examples_in_its_comments_are_valid(tmp_path: Path, path: Path) -> N
     assert len(load_config(str(tmp_path / path.name)).rules.rules) == shown
 
 
+def below(parent: str, sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample as this parent would have started it."""
+    return {**sample, "parent": {"exe": parent, "uid": 0}, "tags": [*sample.get("tags", ()), PARENTS[parent]]}
+
+
+def lasting(path: Path) -> list[str]:
+    """The rules of a file whose tags are inherited; none of one that silences: what is detected first is then not."""
+    text = path.read_text(encoding="utf-8")
+    named = re.split(r"^  - name: ", text, flags=re.MULTILINE)[1:]
+    found = [rule.partition("\n")[0] for rule in named if "\n    inherit: true\n" in rule]
+    return [] if SILENCES.search(text) else found
+
+
+@pytest.mark.parametrize("other", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in FILES if lasting(path)], ids=lambda path: path.name)
+def test_no_other_file_takes_an_inherited_tag_away(tmp_path: Path, path: Path, other: Path) -> None:
+    rules = configured(tmp_path, sorted({*enabled(path), *enabled(other)})).rules
+    for name in lasting(path):
+        samples = [below(parent, each) for parent in PARENTS for each in SAMPLES[path.name][name]["matches"]]
+        assert [each for each in samples if not holds(rules, name, each)] == []
+
+
+def test_three_tags_are_inherited_whoever_decides() -> None:
+    assert [name for path in FILES for name in lasting(path)] == ["sudo", "web-server", "package-manager"]
+
+
 def test_what_silences_comes_last() -> None:
-    last = [path.name for path in FILES if re.search(r"^    action: (?:count|drop)$", path.read_text(), re.M)]
+    last = [path.name for path in FILES if SILENCES.search(path.read_text(encoding="utf-8"))]
     assert last
     assert all(name.startswith("9") for name in last)
