@@ -249,9 +249,10 @@ class Losses:
             # The writer knows when the entries' events were by the wall clock.
             offset_usec = realtime_offset_ns // 1000
             self._write(
-                f"{unwritten.entries} entries, they were not taken in time and the hold was full",
+                f"{unwritten.entries} entries on {unwritten.events} events, they were not taken in time and the hold "
+                "was full",
                 "journal",
-                unwritten.entries,
+                max(unwritten.entries, unwritten.events),
                 unwritten.since_usec - offset_usec,
                 unwritten.until_usec - offset_usec,
             )

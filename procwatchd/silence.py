@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from procwatchd.journal.build import EntryBuilder
+from procwatchd.journal.entry import Entry
 from procwatchd.journal.message import summary_message
 from procwatchd.ledger import Ledger
-from procwatchd.losses import Own
 from procwatchd.process.model import Record
-from procwatchd.rules.limit import Limits, Rate
+from procwatchd.rules.limit import SEVERE, Limits, Rate
 from procwatchd.rules.ruleset import Decision
 from procwatchd.rules.summary import Summaries, Summary
 
@@ -22,9 +23,12 @@ from procwatchd.rules.summary import Summaries, Summary
 class Silence:
     """Silences by rules that count, and by limits. One thread uses it; `builder` gives what makes entries now."""
 
-    def __init__(self, ledger: Ledger, own: Own, builder: Callable[[], EntryBuilder]) -> None:
+    def __init__(
+        self, ledger: Ledger, write: Callable[[Entry], None], builder: Callable[[], EntryBuilder]
+    ) -> None:
         self._ledger = ledger
-        self._own = own
+        self._write = write
+        self._builder = builder
         self._limits = Limits()
         self._summaries = Summaries(
             lambda process: builder().command(process), lambda record, by: builder().group(record, by)
@@ -47,28 +51,28 @@ class Silence:
 
     def takes(self, record: Record, decision: Decision) -> bool:
         """Whether a record that was not dropped is silenced; if so, it will be told of."""
-        suppressed = self._limits.suppressed(record, decision.suppression)
+        # Also what no rule decided may have been found severe, by one that tags.
+        alarm = (decision.rule or "") if decision.priority <= SEVERE else None
+        suppressed = self._limits.suppressed(record, decision.suppression, alarm)
         if suppressed is None:
             return False
         suppression, group = suppressed
         self._summaries.add(record, decision.priority, suppression, group)
-        if not record.found:
-            self._ledger.counted += suppression.rate is None
-            self._ledger.limited += suppression.rate is not None
+        self._ledger.silence(not record.found, is_counted=suppression.rate is None)
         return True
 
     def tell_due(self, now_ns: int) -> None:
         """Write the entries whose time has come."""
         self._limits.forget(now_ns)
-        self._write(self._summaries.take(now_ns))
+        self._tell(self._summaries.take(now_ns))
 
     def tell(self) -> None:
         """Write all there are to write."""
-        self._write(self._summaries.take(math.inf))
+        self._tell(self._summaries.take(math.inf))
 
-    def _write(self, summaries: list[Summary]) -> None:
+    def _tell(self, summaries: list[Summary]) -> None:
         for summary in summaries:
-            self._own(
+            entry = self._builder().own(
                 "summary",
                 summary_message(summary),
                 summary.priority,
@@ -79,6 +83,12 @@ class Silence:
                 until_usec=summary.until_ns // 1000,
                 sample=[*summary.samples.values()] or None,
             )
+            # From here on its events are the writer's, as those of any entry; once it is written they were silenced.
+            is_counted = summary.suppression.rate is None
+            self._ledger.silence(-summary.events, is_counted=is_counted)
+            entry.events = summary.events
+            entry.on_written = partial(self._ledger.told, summary.events, is_counted=is_counted)
+            self._write(entry)
 
     def terms(self) -> dict[str, int]:
         """What the limits on what is remembered have cost."""

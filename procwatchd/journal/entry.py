@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 FieldValue = str | bytes | list[str | bytes]
+OnWritten = Callable[[], None] | None
 
 
 @dataclass(slots=True)
@@ -22,14 +24,15 @@ class Entry:
 
     `own` has the fields of this entry, `shared` those that it has in common with others; by their full names (MESSAGE,
     PROCWATCH_PID, …), none twice; a list is a repeated field. `realtime_usec` is when it happened (CLOCK_REALTIME).
-    `events` is how many of the connector's datagrams this entry stands for in the ledger: 1 for an event's own, 0 for
-    the daemon's.
+    `events` is how many of the connector's datagrams this entry stands for in the ledger: 1 for an event's own, for a
+    summary all that it tells of, 0 for the daemon's others. `on_written` is called once it has reached its place.
     """
 
     own: dict[str, FieldValue]
     realtime_usec: int
     events: int = 0
     shared: tuple[Shared, ...] = ()
+    on_written: OnWritten = None
 
     @property
     def fields(self) -> dict[str, FieldValue]:

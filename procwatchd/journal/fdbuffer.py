@@ -20,19 +20,23 @@ import stat
 import time
 from collections import deque
 
+from procwatchd.journal.entry import OnWritten
 from procwatchd.journal.writer import Loss, LossCount
 
 BLOCK_BYTES = 64 << 10
 HOLD_BYTES = 64 << 20
 RETRY_SECONDS = 0.1
 
+# Of a line: its length, events, realtime_usec, and who wants to know that it is written.
+_Mark = tuple[int, int, int, OnWritten]
+
 
 class _Block:
-    """Some lines, end to end, with for each its length, events and realtime_usec; `written` counts bytes."""
+    """Some lines, end to end, with the marks of each; `written` counts bytes."""
 
     __slots__ = ("data", "events", "marks", "written")
 
-    def __init__(self, lines: list[bytes], marks: list[tuple[int, int, int]], events: int) -> None:
+    def __init__(self, lines: list[bytes], marks: list[_Mark], events: int) -> None:
         self.data = memoryview(b"".join(lines))
         self.marks = marks
         self.events = events
@@ -55,7 +59,7 @@ class FdBuffer:
         self._block_bytes = 0
         self._blocks_events = 0
         self._lines: list[bytes] = []
-        self._marks: list[tuple[int, int, int]] = []
+        self._marks: list[_Mark] = []
         self._lines_bytes = 0
         self._lines_events = 0
         self._may_wait = _may_wait(fd)
@@ -79,14 +83,14 @@ class FdBuffer:
         self.flush()
         self.give_up()
 
-    def add(self, line: bytes, events: int, realtime_usec: int) -> None:
+    def add(self, line: bytes, events: int, realtime_usec: int, on_written: OnWritten = None) -> None:
         """Take one line, with its newline. Written at `flush`, or by itself when there are enough."""
         size = len(line)
         if self.broken or self._block_bytes + self._lines_bytes + size > self._hold_bytes:
             self.lost.add(events, realtime_usec)
             return
         self._lines.append(line)
-        self._marks.append((size, events, realtime_usec))
+        self._marks.append((size, events, realtime_usec, on_written))
         self._lines_bytes += size
         self._lines_events += events
         if self._lines_bytes >= BLOCK_BYTES:
@@ -105,6 +109,9 @@ class FdBuffer:
             self._block_bytes -= len(block.data)
             self._blocks_events -= block.events
             self.written_events += block.events
+            for *_, on_written in block.marks:
+                if on_written is not None:
+                    on_written()
 
     def wait(self, timeout_seconds: float) -> bool:
         """Write what is held, at most for so long; True when nothing is held any more."""
@@ -125,10 +132,12 @@ class FdBuffer:
             self._close_block()
         for block in self._blocks:
             end = 0
-            for size, events, realtime_usec in block.marks:
+            for size, events, realtime_usec, on_written in block.marks:
                 end += size
                 if end <= block.written:
                     self.written_events += events
+                    if on_written is not None:
+                        on_written()
                 else:
                     self.lost.add(events, realtime_usec)
         self._blocks.clear()

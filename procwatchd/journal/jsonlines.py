@@ -89,4 +89,4 @@ class JsonWriter(FdBuffer):
         """Put the entry into the buffer."""
         rest = encode_fields(entry.fields)
         line = f'{{"__REALTIME_TIMESTAMP":"{entry.realtime_usec}{self._constant}{rest}'
-        self.add(line.encode(), entry.events, entry.realtime_usec)
+        self.add(line.encode(), entry.events, entry.realtime_usec, entry.on_written)

@@ -215,8 +215,10 @@ def _what_comm(record: Record, show_command: Show) -> str:
 def summary_message(summary: Summary) -> str:
     """The text for what was silenced: how much, why, and an example."""
     suppression = summary.suppression
-    why = "over log.limit" if suppression.rule is None else f"over the limit of rule {suppression.rule}"
-    if suppression.rate is None:
+    why = f"over the limit of rule {suppression.rule}"
+    if suppression.of_all:
+        why = "over log.limit" if suppression.rule is None else f"of rule {suppression.rule} over log.limit"
+    elif suppression.rate is None:
         why = f"counted by rule {suppression.rule}"
     noun = "event" if summary.count == 1 else "events"
     span_ns = summary.until_ns - summary.since_ns

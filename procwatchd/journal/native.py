@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 
-from procwatchd.journal.entry import Entry, FieldValue
+from procwatchd.journal.entry import Entry, FieldValue, OnWritten
 from procwatchd.journal.writer import Loss, LossCount
 
 SOCKET = "/run/systemd/journal/socket"
@@ -128,7 +128,7 @@ class JournaldWriter:
         self._hold_bytes = hold_bytes
         self._clock = clock
         self._lost = LossCount()
-        self._held: deque[tuple[bytes, int, int]] = deque()  # encoded, events, realtime_usec
+        self._held: deque[tuple[bytes, int, int, OnWritten]] = deque()  # encoded, events, realtime_usec
         self._held_bytes = 0
         self._socket: socket.socket | None = None
         self._next_connect = 0.0
@@ -156,6 +156,8 @@ class JournaldWriter:
         sent = _Sent.LATER if self._held else self._send(data)
         if sent is _Sent.YES:
             self.written_events += entry.events
+            if entry.on_written is not None:
+                entry.on_written()
         elif sent is _Sent.NEVER or not self._hold(data, entry):
             self._lost.add(entry.events, entry.realtime_usec)
 
@@ -163,7 +165,7 @@ class JournaldWriter:
         """Send of what is held, in order, as much as journald takes at once."""
         held = self._held
         while held:
-            data, events, realtime_usec = held[0]
+            data, events, realtime_usec, on_written = held[0]
             sent = self._send(data)
             if sent is _Sent.LATER:
                 return
@@ -172,6 +174,8 @@ class JournaldWriter:
             self.held_events -= events
             if sent is _Sent.YES:
                 self.written_events += events
+                if on_written is not None:
+                    on_written()
             else:
                 self._lost.add(events, realtime_usec)
 
@@ -190,7 +194,7 @@ class JournaldWriter:
     def close(self) -> None:
         """Close the socket. What is still held is counted as lost."""
         self._disconnect()
-        for _, events, realtime_usec in self._held:
+        for _, events, realtime_usec, _ in self._held:
             self._lost.add(events, realtime_usec)
         self._held.clear()
         self._held_bytes = self.held_events = 0
@@ -199,7 +203,7 @@ class JournaldWriter:
         """Put an entry behind what is held; False where there is no room for it."""
         if len(data) > ENTRY_BYTES or self._held_bytes + len(data) > self._hold_bytes:
             return False
-        self._held.append((data, entry.events, entry.realtime_usec))
+        self._held.append((data, entry.events, entry.realtime_usec, entry.on_written))
         self._held_bytes += len(data)
         self.held_events += entry.events
         return True

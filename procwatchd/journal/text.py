@@ -82,4 +82,4 @@ class TextWriter(FdBuffer):
         # Messages are clean already; a terminal is worth a second look, which is cheap.
         message = _text(entry.fields.get("MESSAGE", ""))
         line = _coloured(self._stamp, message, entry.fields) if self._colour else f"{self._stamp} {message}"
-        self.add(f"{line}\n".encode(), entry.events, entry.realtime_usec)
+        self.add(f"{line}\n".encode(), entry.events, entry.realtime_usec, entry.on_written)

@@ -25,7 +25,8 @@ class Loss:
 class Writer(Protocol):
     """Takes entries and brings them to their place, in order. One thread uses it.
 
-    `written_events` and `unwritten_events` only grow; `held_events` is what is taken and not yet written.
+    `written_events` and `unwritten_events` only grow; `held_events` is what is taken and not yet written. An entry's
+    `on_written` is called when its events become written ones.
     """
 
     @property

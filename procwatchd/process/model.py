@@ -10,6 +10,7 @@ Everything another process chose is bytes here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from procwatchd.process.cgroup import Place
@@ -160,6 +161,17 @@ class Process:
         other.tags = self.tags
         return other
 
+    def add_tags(self, tags: Iterable[str]) -> bool:
+        """Give it these behind its own; whether any was new."""
+        before = self.tags
+        self.tags = tuple(dict.fromkeys((*before, *tags)))
+        return self.tags != before
+
+    @property
+    def birth(self) -> tuple[int, int | None]:
+        """What all states of one life have in common, and no two lives."""
+        return (self.pid, self.start_ticks if self.forked_ns is None else self.forked_ns)
+
     @property
     def process_id(self) -> str | None:
         """`PID-STARTTIME`, with `.2`, `.3` where lives share both; None while the start is unknown."""
@@ -205,7 +217,7 @@ class Record:
     `event` is the field EVENT's word. `before` is the process as it was before a uid, gid or comm change.
     `wait_status` is as waitpid(2) gives it, `end_source` where it is from, `usage` what the process took. `found` is
     True where a resync found what has no event of its own. `lag_ns` is how long after the event /proc was read, where
-    it was for it. `filename` is what execve was given.
+    it was for it. `filename` is what execve was given. `is_environment_cut`: there was more of it than was looked at.
     """
 
     event: str
@@ -228,3 +240,4 @@ class Record:
     sha256: str | None = None
     is_hash_late: bool = False
     environment: dict[str, bytes] | None = None
+    is_environment_cut: bool = False

@@ -133,7 +133,18 @@ class Table:
             if process.parent is None and process.ppid:
                 parent = self._living.get(process.ppid)
                 if parent is not None and (parent.start_ticks or 0) <= (process.start_ticks or 0) + 1:
-                    process.parent = parent
+                    self._adopt(process, parent)
+
+    def _adopt(self, process: Process, parent: Process | None) -> None:
+        """Have a process be the child of this one from its birth on: what it is tagged with, its children are."""
+        process.parent = parent
+        if parent is None or not process.add_tags(parent.tags):
+            return
+        heirs = {process}
+        for other in self.all():
+            if other.parent in heirs:
+                other.add_tags(parent.tags)
+                heirs.add(other)
 
     def fork(self, parent_tgid: int, tgid: int, timestamp_ns: int) -> Process:
         """A process was forked: what it is, it inherits."""
@@ -146,7 +157,7 @@ class Table:
             # The scan met it before its FORK was looked at.
             old.forked_ns = timestamp_ns
             old.ppid = parent_tgid
-            old.parent = parent
+            self._adopt(old, parent)
             return old
         if parent is None:
             process = Process(
@@ -220,10 +231,10 @@ class Table:
         """Give a life tags that stay with it, and go to those that are forked from now on."""
         if all(tag in process.tags for tag in tags):
             return
-        process.tags = tuple(dict.fromkeys((*process.tags, *tags)))
+        process.add_tags(tags)
         living = self._living.get(process.pid)
         if living is not None and living.process_id == process.process_id:
-            living.tags = process.tags
+            living.add_tags(process.tags)
 
     def creds(self, ids: Ids | None) -> Creds | None:
         """Ids, with who knows the names."""
@@ -256,12 +267,13 @@ class Table:
         return list(self._living.values())
 
     def all(self) -> list[Process]:
-        """All lives of which anything is known, each after its parent."""
+        """All lives of which anything is known, each after its parent, and after what it was when it had children."""
         found: dict[int, Process] = {}
         displaced = [life for lives in self._displaced.values() for life in lives]
-        for life in (*self._living.values(), *displaced, *self._left):
+        lives = (*displaced, *self._left, *self._living.values())
+        for life in (*(life.parent for life in lives), *lives):
             line = []
-            process: Process | None = life
+            process = life
             while process is not None and id(process) not in found:
                 line.append(process)
                 process = process.parent

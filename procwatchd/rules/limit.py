@@ -2,13 +2,15 @@
 """What would be logged and is silenced, so that noise costs little and hides nothing else.
 
 Facts:
-- Nobody but root chooses the system unit that his processes are in; only each login is a scope of its own.
+- Only root names the system units that processes are in. But each login is a scope of its own, and with Accept=yes each
+  connection to a socket a service [systemd.socket(5)].
 - In user namespaces a user may have many thousands of ids [user_namespaces(7)].
 
 A limit is a bucket: each entry fills it, it drains at the rate, and what would make it overflow is silenced. A rule has
 one for each group of events. The one for all is shared, between units, and within a unit between users: everyone who is
 active has a bucket of as many entries, and as fast, as is his part of the whole. What fits there is always logged; what
 does not, if others leave room. So it is the loudest who is silenced. Whose bucket is empty is active no more.
+What a rule found severe has, for each unit, user and rule, a bucket of its own: nobody's noise hides his alarm.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ from typing import NamedTuple, TypeVar
 from procwatchd.process.fields import Value
 from procwatchd.process.model import Record
 
-# Limits. What has no room of its own shares a bucket with others like it.
+# Limits. What has no room is in no rule's limit, and in that of all shares a bucket with others like it.
 GROUPS_LIMIT = 1000  # of one rule; and units
-USERS_LIMIT = 64  # of one unit
+USERS_LIMIT = 64  # of one unit; each counts once more for each rule that found something severe
 VALUE_LIMIT = 256  # bytes of a value that groups are told apart by; longer ones are by their hash
 
 SUMMARY_NS = 60_000_000_000  # from the first event of a summary to its entry
+
+SEVERE = 4  # warning: what has this priority, or a more severe one
 
 # What the shares of the limit for all look at.
 SHARE_NEEDS = frozenset({"UNIT", "SLICE", "UID", "USER_NAMESPACE"})
@@ -57,13 +61,15 @@ class By(NamedTuple):
 class Suppression:
     """Which events are silenced, and summarised together, once in `every_ns` at most for each group.
 
-    Those over `rate`, or for None all. `rule` is whose it is, None for the limit of all.
+    Those over `rate`, or for None all. `rule` is whose it is. With `of_all` it is the limit of all: for what this rule
+    decided to be severe, or for None what none did.
     """
 
     rule: str | None
     by: tuple[By, ...]
     every_ns: int = SUMMARY_NS
     rate: Rate | None = None
+    of_all: bool = False
 
 
 @dataclass(slots=True)
@@ -98,38 +104,51 @@ class Limits:
 
     def configure(self, rate: Rate | None) -> None:
         """Begin anew, with this rate for all together."""
-        self._of_all = None if rate is None else _of_all(rate)
+        self._rate = rate
+        self._of_all: dict[str | None, Suppression] = {}
         self._limit, self._per_ns = (0, 0.0) if rate is None else (rate.events, rate.per_ns)
         self._all = _Bucket()
         self._units: dict[Hashable, _Buckets] = {}
         self._of_rules: dict[Suppression, _Buckets] = {}
 
-    def suppressed(self, record: Record, of_rule: Suppression | None) -> tuple[Suppression, Group] | None:
+    def suppressed(
+        self, record: Record, of_rule: Suppression | None, alarm: str | None = None
+    ) -> tuple[Suppression, Group] | None:
         """Why a record has no entry, and in which group it is summarised; None where it has one.
 
-        `of_rule` is what the rule says that decided.
+        `of_rule` is what the rule says that decided, `alarm` its name where the record is severe, empty where
+        none decided.
         """
         if of_rule is not None:
             group = group_of(record, of_rule.by)
             if of_rule.rate is None or self._is_over(of_rule, of_rule.rate, group, record.monotonic_ns):
                 return of_rule, group
-        if self._of_all is not None:
+        if self._rate is not None:
             unit, uid = _unit(record), _uid(record)
-            if self._is_over_share(unit, uid, record.monotonic_ns):
-                return self._of_all, (unit, uid)
+            if self._is_over_share(unit, uid, alarm, record.monotonic_ns):
+                if alarm not in self._of_all:
+                    self._of_all[alarm] = _of_all(self._rate, alarm)
+                return self._of_all[alarm], (unit, uid)
         return None
 
     def _is_over(self, suppression: Suppression, rate: Rate, group: Group, now_ns: int) -> bool:
         buckets = self._of_rules.setdefault(suppression, {})
-        bucket = self._place(buckets, group, GROUPS_LIMIT, _Bucket)
+        bucket = buckets.get(group)
+        if bucket is None:
+            if len(buckets) >= GROUPS_LIMIT:
+                # Others may choose what tells groups apart: who fills the table is not to hide who comes next.
+                self.shared += 1
+                return False
+            bucket = buckets[group] = _Bucket()
         if bucket.drain(rate.per_ns, now_ns) + 1 > rate.events:
             return True
         bucket.events += 1
         return False
 
-    def _is_over_share(self, unit: Value, uid: Value, now_ns: int) -> bool:
-        users = self._units.get(unit) or self._place(self._units, unit, GROUPS_LIMIT, _Buckets)
-        bucket = users.get(uid) or self._place(users, uid, USERS_LIMIT, _Bucket)
+    def _is_over_share(self, unit: Value, uid: Value, alarm: str | None, now_ns: int) -> bool:
+        users = self._units.get(unit) or self._place(self._units, unit, GROUPS_LIMIT, _Buckets, _OTHERS)
+        user = (uid, alarm)
+        bucket = users.get(user) or self._place(users, user, USERS_LIMIT, _Bucket, (_OTHERS, alarm))
         sharers = len(self._units) * len(users)
         room = self._limit / sharers
         own = bucket.drain(self._per_ns / sharers, now_ns) + 1
@@ -144,14 +163,19 @@ class Limits:
         return False
 
     def _place(
-        self, places: dict[Hashable, _Item], key: Hashable, limit: int, make: Callable[[], _Item]
+        self,
+        places: dict[Hashable, _Item],
+        key: Hashable,
+        limit: int,
+        make: Callable[[], _Item],
+        others: Hashable,
     ) -> _Item:
-        """What there is for a key, or for all others where there is no room for more."""
+        """What there is for a key, or for the others like it where there is no room for more."""
         found = places.get(key)
         if found is None:
             if len(places) >= limit:
                 self.shared += 1
-                key = _OTHERS
+                key = others
             found = places.setdefault(key, make())
         return found
 
@@ -181,9 +205,9 @@ def _short(value: Value) -> Value:
     return hash(value) if isinstance(value, (bytes, str)) and len(value) > VALUE_LIMIT else value
 
 
-def _of_all(rate: Rate) -> Suppression:
+def _of_all(rate: Rate, alarm: str | None) -> Suppression:
     by = (By("unit", "UNIT", _unit), By("uid", "UID", _uid))
-    return Suppression(None, by, max(SUMMARY_NS, rate.period_ns), rate)
+    return Suppression(alarm or None, by, max(SUMMARY_NS, rate.period_ns), rate, of_all=True)
 
 
 def _unit(record: Record) -> bytes | None:

@@ -40,8 +40,10 @@ def of_rule(events: int, seconds: int, *keys: str) -> Suppression:
     return Suppression("r", by, rate=Rate(events, seconds * SECOND))
 
 
-def logged(limits: Limits, records: list[Record], suppression: Suppression | None = None) -> list[bool]:
-    return [limits.suppressed(record, suppression) is None for record in records]
+def logged(
+    limits: Limits, records: list[Record], suppression: Suppression | None = None, alarm: str | None = None
+) -> list[bool]:
+    return [limits.suppressed(record, suppression, alarm) is None for record in records]
 
 
 def test_without_limits_all_is_logged() -> None:
@@ -82,15 +84,53 @@ def test_long_values_are_told_apart_to_their_end() -> None:
     assert max(len(str(part)) for key in limits._of_rules[suppression] for part in key) < 30  # type: ignore[attr-defined]
 
 
-def test_groups_beyond_the_limit_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rules_limit_is_not_for_groups_beyond_those_it_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(limit_module, "GROUPS_LIMIT", 2)
     limits, suppression = Limits(), of_rule(1, 60, "exe")
-    records = [execed(0, exe=f"/bin/{n}") for n in range(5)]
-    assert logged(limits, records, suppression) == [True, True, True, False, False]
-    assert limits.shared == 3
+    records = [execed(0, exe=f"/bin/{n}") for n in (0, 1, 0, 1, 2, 3, 2)]
+    assert logged(limits, records, suppression) == [True, True, False, False, True, True, True]
+    assert (limits.shared, len(limits._of_rules[suppression])) == (3, 2)
     limits.forget(61 * SECOND)
-    assert logged(limits, [execed(61 * SECOND, exe="/bin/9")], suppression) == [True]
+    assert logged(limits, [execed(61 * SECOND, exe="/bin/9")] * 2, suppression) == [True, False]
     assert limits.shared == 3
+
+
+def test_who_fills_the_groups_of_a_rule_is_left_to_the_limit_of_all() -> None:
+    limits, suppression = Limits(), of_rule(1, 60, "exe")
+    limits.configure(Rate(2000, 60 * SECOND))
+    filling = [execed(0, exe=f"/bin/{n}", unit="a.service") for n in range(5000)]
+    assert logged(limits, filling, suppression).count(True) == 2000
+    other = [execed(0, exe=f"/bin/b{n}", unit="b.service") for n in range(10)]
+    assert logged(limits, other, suppression) == [True] * 10
+
+
+def test_the_noise_of_a_user_does_not_hide_his_alarm() -> None:
+    limits = Limits()
+    limits.configure(Rate(100, 10 * SECOND))
+    assert logged(limits, [execed(0)] * 300).count(True) == 100
+    assert logged(limits, [execed(0)] * 80, alarm="bad").count(True) == 50
+    assert logged(limits, [execed(0)] * 80, alarm="worse").count(True) == 33
+    silenced = [limits.suppressed(execed(0), None, alarm) for alarm in (None, "bad", "bad", "worse")]
+    suppressions = [found[0] for found in silenced if found is not None]
+    assert [each.rule for each in suppressions] == [None, "bad", "bad", "worse"]
+    assert suppressions[1] is suppressions[2]
+    # Nor does it take from other units.
+    assert logged(limits, [execed(0, unit="quiet.service")] * 50) == [True] * 50
+
+
+def test_where_users_or_units_have_no_room_alarms_are_still_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limit_module, "USERS_LIMIT", 2)
+    monkeypatch.setattr(limit_module, "GROUPS_LIMIT", 2)
+    limits = Limits()
+    limits.configure(Rate(100, 10 * SECOND))
+    logged(limits, [execed(0, unit=f"{n % 9}.service", uid=n) for n in range(500)])
+    for unit in ("0.service", "8.service"):
+        assert logged(limits, [execed(0, unit=unit, uid=77)], alarm="bad") == [True]
+    alarms = [execed(0, unit=f"{n % 9}.service", uid=n) for n in range(500)]
+    assert logged(limits, alarms, alarm="bad").count(True) < 50
+    assert max(map(len, limits._units.values())) <= 2 + 2
 
 
 def test_who_was_silent_for_long_is_forgotten() -> None:

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import itertools
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from procwatchd.journal.jsonlines import JsonWriter
+from procwatchd.journal.native import JournaldWriter
 from procwatchd.kernel.clock import NS_PER_TICK
 from procwatchd.kernel.marks import Marks
 from procwatchd.rules import summary as summary_module
-from tests.unit.test_worker import EXEC, EXIT, FORK, World
+from tests.unit.test_worker import EXEC, EXIT, FORK, UID, World
 
 PIDS = itertools.count(100)
 COUNT = (
@@ -150,7 +154,7 @@ def test_what_is_over_a_limit_is_told(world: World) -> None:
 
 
 def test_what_is_over_the_limit_of_all_is_told_by_unit_and_user(world: World) -> None:
-    world.start("log: {limit: 3/min}\nrules: [{name: bad, match: {cmdline: cc bad}, priority: alert}]")
+    world.start("log: {limit: 3/min}\nrules: [{name: bad, match: {cmdline: cc bad}, priority: notice}]")
     assert sum(len(run(world, "cc", str(n))) for n in range(5)) == 3
     run(world, "cc", "bad")
     assert len(run(world, "cc", uid=7)) == 1
@@ -158,8 +162,124 @@ def test_what_is_over_the_limit_of_all_is_told_by_unit_and_user(world: World) ->
     assert entry["MESSAGE"].startswith("summary: 3 events over log.limit (unit=prog.service uid=0), such as")
     assert "PROCWATCH_RULE" not in entry
     # As severe as the most severe among them.
-    assert entry["PRIORITY"] == "1"
+    assert entry["PRIORITY"] == "5"
     assert terms(world, "LIMITED", "LOGGED") == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "rule", ["priority: alert", "priority: warning, action: tag, tags: [bad]"], ids=["decides", "tags"]
+)
+def test_the_noise_of_a_user_does_not_hide_what_a_rule_warns_of(world: World, rule: str) -> None:
+    world.start(f"log: {{limit: 4/min}}\nrules: [{{name: bad, match: {{cmdline: cc bad*}}, {rule}}}]")
+    assert sum(len(run(world, "true", str(n), uid=7)) for n in range(300)) == 4
+    assert sum(len(run(world, "cc", f"bad{n}", uid=7)) for n in range(7)) == 2
+    noise, alarms = told(world)
+    assert noise["PROCWATCH_SAMPLE"] == [f"true {n}" for n in range(4, 9)]
+    assert (noise["PRIORITY"], noise["PROCWATCH_COUNT"]) == ("6", "296")
+    name = "bad" if "alert" in rule else None
+    assert alarms.get("PROCWATCH_RULE") == name
+    whose = "of rule bad over log.limit" if name else "over log.limit"
+    assert alarms["MESSAGE"].startswith(
+        f"summary: 5 events {whose} (unit=prog.service uid=7), such as: cc bad2"
+    )
+    assert terms(world, "LIMITED", "LOGGED") == [301, 6]
+
+
+class Unread(World):
+    """One whose journald cannot be reached, with a hold of so many bytes; `bind` brings it back."""
+
+    def __init__(self, directory: Path, hold_bytes: int) -> None:
+        self.path = directory / "socket"
+        self.journald = JournaldWriter(str(self.path), hold_bytes=hold_bytes, clock=lambda: next(SECONDS))
+        super().__init__(directory)
+
+    def start(self, yaml: str) -> None:
+        self.writer = self.journald  # type: ignore[assignment]
+        super().start(yaml)
+        self.worker._marks.words[Marks.RECEIVED] = 10
+        self.journald.entries = []  # type: ignore[attr-defined]
+
+    def bind(self) -> socket.socket:
+        journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        journald.bind(str(self.path))
+        return journald
+
+    def settle(self) -> tuple[int, ...]:
+        self.worker.settle()
+        return (
+            self.worker._marks.in_hand,
+            *terms(self, "COUNTED", "LIMITED", "PENDING", "UNWRITTEN", "LOGGED"),
+        )
+
+
+SECONDS = itertools.count()
+DROPPED = "log: {unmatched: drop}\n"
+
+
+@pytest.mark.parametrize(("rule", "counted"), [(COUNT % "", 5), (LIMIT % "", 0)], ids=["count", "limit"])
+def test_a_summary_that_is_held_is_in_hand_until_it_is_written(
+    tmp_path: Path, rule: str, counted: int
+) -> None:
+    world = Unread(tmp_path, 1 << 20)
+    world.start(DROPPED + rule)
+    for _ in range(5):
+        run(world, "cc")
+    logged, limited = (0, 0) if counted else (2, 3)
+    assert world.settle() == (5, counted, limited, logged, 0, 0)
+    world.worker._silence.tell()
+    assert world.settle() == (5, 0, 0, 5, 0, 0)
+    with world.bind():
+        world.worker._write_held()
+        assert world.settle() == (0, counted, limited, 0, 0, logged)
+
+
+def test_a_summary_that_is_written_at_once_is_settled(tmp_path: Path) -> None:
+    world = Unread(tmp_path, 1 << 20)
+    world.start(DROPPED + COUNT % "")
+    with world.bind():
+        for _ in range(5):
+            run(world, "cc")
+        world.worker._silence.tell()
+        assert world.settle() == (0, 5, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_summary_as_a_line_is_written_or_lost(tmp_path: Path, *, is_read: bool) -> None:
+    reader, writer = os.pipe()
+    world = Unread(tmp_path, 1)
+    world.journald = JsonWriter(writer, boot_id="0" * 32, hostname="h")  # type: ignore[assignment]
+    world.start(DROPPED + COUNT % "")
+    for _ in range(5):
+        run(world, "cc")
+    if not is_read:
+        os.close(reader)
+    world.worker._silence.tell()
+    assert world.settle() == (5, 0, 0, 5, 0, 0)
+    world.worker._write_held()
+    assert world.settle() == ((0, 5, 0, 0, 0, 0) if is_read else (5, 0, 0, 0, 5, 0))
+    os.close(writer)
+    if is_read:
+        os.close(reader)
+
+
+@pytest.mark.parametrize(("rule", "counted"), [(COUNT % "", 5), (LIMIT % "", 0)], ids=["count", "limit"])
+def test_a_summary_that_is_given_up_is_lost_with_all_its_events(
+    tmp_path: Path, rule: str, counted: int
+) -> None:
+    world = Unread(tmp_path, 1)
+    world.start(DROPPED + rule)
+    for _ in range(5):
+        run(world, "cc")
+    world.worker._silence.tell()
+    assert world.settle() == (5, 0, 0, 0, 5, 0)
+    with world.bind() as journald:
+        world.worker.losses.tell(world.journald.take_loss(), 0)
+        world.worker._write_held()
+        loss = journald.recv(1 << 16).split(b"\n")
+    assert b"PROCWATCH_COUNT=5" in loss
+    entries = 1 if counted else 3
+    assert any(line.startswith(b"MESSAGE=loss: %d entries on 5 events" % entries) for line in loss)
+    assert world.settle() == (0, 0, 0, 0, 5, 0)
 
 
 def test_the_daemons_own_entries_are_outside_the_limit(world: World) -> None:
@@ -309,3 +429,35 @@ def test_who_lives_already_is_tagged_as_if_just_started(world: World) -> None:
         ("shell",),
         ("shell",),
     ]
+
+
+def start_program(world: World, parent: int, pid: int, comm: bytes, tick: int) -> None:
+    world.proc.add(pid, comm=comm, start=tick, ppid=parent)
+    world.send((FORK, parent, parent, pid, pid), (EXEC, pid, pid), tick=tick)
+
+
+@pytest.mark.parametrize("since", ["uid", "exec", "end", "child"])
+def test_a_reload_tags_all_descendants_whatever_became_of_who_started_them(world: World, since: str) -> None:
+    """As they would have been tagged, had the rule been there all the time."""
+    start_program(world, 1, 10, b"top", 100)
+    start_program(world, 10, 11, b"mid", 200)
+    start_program(world, 11, 12, b"leaf", 300)
+    if since == "uid":
+        world.send((UID, 10, 10, 1000, 1000), (UID, 11, 11, 1000, 1000), tick=400)
+    elif since == "end":
+        world.send((EXIT, 11, 11, 0, 17, 10, 10), tick=400)
+    else:
+        world.proc.remove(10)
+        world.proc.add(10, comm=b"other", start=100)
+        world.send((EXEC, 10, 10), tick=400)
+    if since == "child":
+        start_program(world, 10, 13, b"late", 500)
+    rule = "rules: [{name: t, match: {event: exec, comm: top}, action: tag, tags: ssh, inherit: true}]"
+    world.worker.configure(world.config(rule))
+    assert {process.pid for process in world.worker.table.living() if process.tags == ("ssh",)} == {
+        *(10, 12),
+        *(() if since == "end" else (11,)),
+        *((13,) if since == "child" else ()),
+    }
+    world.worker.configure(world.config("{}"))
+    assert not any(process.tags for process in world.worker.table.all())

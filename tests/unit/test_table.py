@@ -284,6 +284,24 @@ def test_a_fork_that_waited_while_the_scan_met_its_child(table: Table, tmp_path:
     assert earlier.process_id == "21-200"
 
 
+def test_who_was_scanned_before_its_fork_has_the_tags_of_whose_child_it_was_born(
+    table: Table, tmp_path: Path
+) -> None:
+    proc = FakeProc(tmp_path / "proc")
+    proc.add(30, comm=b"child", ppid=1, start=100)
+    proc.add(31, comm=b"grandchild", ppid=30, start=100)
+    table.scan(Reader(Wants(), proc=str(proc.root)))
+    child, grandchild = table.get(30), table.get(31)
+    assert child is not None
+    assert grandchild is not None
+    grandchild.tags = ("own",)
+    parent = add(table, 20, parent=1, tick=90)
+    table.tag(parent, ["ssh", "night"])
+    table.fork(20, 30, at(100))
+    assert child.parent is parent
+    assert [each.tags for each in (child, grandchild)] == [("ssh", "night"), ("own", "ssh", "night")]
+
+
 def test_what_is_told_after_a_scan_is_not_known_before(table: Table, tmp_path: Path) -> None:
     proc = FakeProc(tmp_path / "proc")
     for pid, start in ((20, 50), (21, 60), (22, 70), (23, 80), (24, 300)):
@@ -394,8 +412,11 @@ def test_orphans_are_given_their_parents(table: Table) -> None:
     child = add(table, 20, parent=10, tick=200)
     assert child.parent is None
     parent = table.appeared(10, reading(start=100))
+    grandchild = add(table, 21, parent=20, tick=210)
+    child.tags, parent.tags = ("own",), ("ssh", "own")
     table.adopt_orphans()
     assert child.parent is parent
+    assert (child.tags, grandchild.tags) == (("own", "ssh"), ("ssh", "own"))
 
 
 def test_an_orphan_is_not_given_to_a_later_life_of_its_parents_pid(table: Table) -> None:
