@@ -15,8 +15,10 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from systemd import id128
 
@@ -56,6 +58,8 @@ STATISTICS_SECONDS = 600.0
 CHECK_SECONDS = 60.0
 TURN_SECONDS = 15.0
 DRAIN_SECONDS = 10.0
+# Between two looks at whether a configuration is loaded.
+LOADING_SECONDS = 1.0
 # Of Sigma rules that could not be loaded, in an entry; `--check` tells all.
 SIGMA_PROBLEMS_SHOWN = 3
 
@@ -376,16 +380,30 @@ class Daemon:
     def _reload(self) -> None:
         self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            config = load_config(self._options.config)
+            config = self._load()
         except ConfigError as error:
-            self._problem = f"bad configuration, keeping the previous rules: {error.problems[0]}"
-            text = f"reload: bad configuration, keeping the previous one: {'; '.join(error.problems)}"
-            self._worker.ask(lambda: self._writer.write(self._worker.builder.own("reload", text, WARNING)))
+            self._refuse("bad configuration", error.problems[0], "; ".join(error.problems))
+        except Exception as error:  # of ours: it must not cost what runs
+            self._refuse("internal error", repr(error), traceback.format_exc())
         else:
             self._problem = ""
             self._config = config
             self._worker.ask(lambda: self._apply(config))
         self._notify("READY=1", self._status())
+
+    def _load(self) -> Config:
+        """The configuration as it is written now. Many Sigma rules take their time, which the watchdog gives."""
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(load_config, self._options.config)
+            while wait([loading], LOADING_SECONDS).not_done:
+                self._pet_watchdog()
+            return loading.result()
+
+    def _refuse(self, why: str, shown: str, told: str) -> None:
+        """Tell that the configuration stays, and why: in the status, and in the journal."""
+        self._problem = f"{why}, keeping the previous rules: {shown}"
+        text = f"reload: {why}, keeping the previous one: {told}"
+        self._worker.ask(lambda: self._writer.write(self._worker.builder.own("reload", text, WARNING)))
 
     def _apply(self, config: Config) -> None:
         try:
@@ -470,8 +488,9 @@ class Daemon:
             return "STATUS=Blind: the kernel tells of no events; trying to be heard again"
         writer, ledger = self._writer, self._worker.ledger
         lost = ledger.lost + ledger.failed + writer.unwritten_events
+        logged = writer.written_events - ledger.summarised
         return (
-            f"STATUS={writer.written_events} entries logged, {ledger.dropped} events dropped by rules, "
+            f"STATUS={logged} entries logged, {ledger.dropped} events dropped by rules, "
             f"{ledger.counted + ledger.limited} summarised, {lost} lost"
         )
 

@@ -18,7 +18,6 @@ from procwatchd.yamltree import Mark, Problem, mark_of, parse_yaml, typed
 # Limits.
 FILES_LIMIT = 20_000
 RULES_LIMIT = 5_000
-PROBLEMS_LIMIT = 1_000
 DEPTH_LIMIT = 16  # of directories in one another
 
 _ENDINGS = (".yml", ".yaml")
@@ -36,20 +35,21 @@ def load_sigma(
             )
             break
         loader.load(file)
-    unknown = sorted({e.rule_id for e in exclusions} - loader.ids.keys())
-    problems = [str(problem) for problem in loader.problems[:PROBLEMS_LIMIT]]
+    unknown = sorted({e.rule_id for e in exclusions} - loader.ids)
+    problems = [str(problem) for problem in loader.problems]
     problems += [f"sigma.exclude: no rule has the id {rule_id!r}" for rule_id in unknown]
     return Sigma(loader.rules, exclusions, problems, loader.others)
 
 
 class _Loader:
-    """Takes file after file; `ids` of all rules there are, with their files."""
+    """Takes file after file; `ids` are those of all rules there are, loaded or not."""
 
     def __init__(self, min_level: str, statuses: Collection[str]) -> None:
         self.rules: list[SigmaRule] = []
         self.problems: list[Problem] = []
         self.others = 0
-        self.ids: dict[str, str] = {}
+        self.ids: set[str] = set()
+        self._loaded: dict[str, str] = {}  # files by the ids of what was loaded from them
         self._min_rank = list(LEVELS).index(min_level)
         self._statuses = statuses
 
@@ -76,21 +76,23 @@ class _Loader:
             return
         try:
             self._take(parse_rule(raw, path))
-        except SigmaError as error:
-            self.problem(mark_of(tree, error.path), ".".join(map(str, error.path)) or "rule", str(error))
+        except ValueError as error:  # of whatever kind: one file is not to cost the others
+            where = error.path if isinstance(error, SigmaError) else ()
+            self.problem(mark_of(tree, where), ".".join(map(str, where)) or "rule", str(error))
 
     def _take(self, rule: SigmaRule) -> None:
         rule_id = rule.detection.rule_id
-        if rule_id in self.ids:
-            raise SigmaError(("id",), f"{rule_id!r} is the id of the rule in {self.ids[rule_id]}, too")
-        if rule_id:
-            self.ids[rule_id] = rule.file
+        self.ids.add(rule_id)
         if rule.detection.rank < self._min_rank or (rule.status and rule.status not in self._statuses):
             self.others += 1
-        elif len(self.rules) == RULES_LIMIT:
+            return
+        if rule_id in self._loaded:
+            raise SigmaError(("id",), f"{rule_id!r} is the id of the rule in {self._loaded[rule_id]}, too")
+        if len(self.rules) == RULES_LIMIT:
             raise SigmaError((), f"is left out: more than {RULES_LIMIT} rules")
-        else:
-            self.rules.append(rule)
+        self.rules.append(rule)
+        if rule_id:
+            self._loaded[rule_id] = rule.file
 
 
 def _files(paths: Sequence[str], problems: list[Problem]) -> Iterator[str]:
@@ -113,6 +115,9 @@ def _files_below(top: str, problems: list[Problem]) -> Iterator[str]:
             directories.clear()
             continue
         directories[:] = sorted(name for name in directories if not name.startswith("."))
+        for link in filter(os.path.islink, [os.path.join(place, name) for name in directories]):
+            # To follow it might never end.
+            problems.append(Problem(Mark(link), "directory", "is a link, left out: name it in sigma.paths"))
         for name in sorted(names):
             if name.endswith(_ENDINGS) and not name.startswith("."):
                 yield os.path.join(place, name)

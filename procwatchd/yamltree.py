@@ -110,7 +110,10 @@ def typed(node: Node) -> Any:
         return node.text
     tag: str = _RESOLVER.resolve(yaml.ScalarNode, node.text, (True, False))
     construct = _CONSTRUCTORS.get(tag.removeprefix("tag:yaml.org,2002:"))
-    return node.text if construct is None else construct(yaml.ScalarNode(tag, node.text))
+    try:
+        return node.text if construct is None else construct(yaml.ScalarNode(tag, node.text))
+    except ValueError:
+        return node.text  # by its looks alone a number, as `0x_`
 
 
 def mark_of(node: Node, path: tuple[str | int, ...]) -> Mark:
@@ -224,6 +227,11 @@ class _Open:
         return Sequence(tuple(self.items), self.mark)
 
 
+def _is_nothing(event: yaml.NodeEvent) -> bool:
+    is_empty = isinstance(event, yaml.ScalarEvent) and event.implicit[0] and not event.value
+    return is_empty and event.anchor is None
+
+
 class _Builder:
     """Makes the tree from the parser's events."""
 
@@ -232,7 +240,6 @@ class _Builder:
         self.problems: list[Problem] = []
         self.root: Node | None = None
         self._open: list[_Open] = []
-        self._documents = 0
         self._nodes = 0
 
     def problem(self, mark: Mark, where: str, what: str) -> None:
@@ -248,15 +255,19 @@ class _Builder:
 
     def read(self, events: Iterator[yaml.Event]) -> None:
         """Take all events, up to the first limit."""
+        document = Mark(self.file)
         for event in events:
             at = event.start_mark
             mark = Mark(self.file) if at is None else Mark(self.file, at.line + 1, at.column + 1)
             if isinstance(event, yaml.DocumentStartEvent):
-                self._documents += 1
-                if self._documents > 1:
-                    self.problem(mark, "file", "has a second document; one file is one document")
-                    return
+                document = mark
             elif isinstance(event, yaml.NodeEvent):
+                if not self._open:
+                    if _is_nothing(event):
+                        continue  # an empty document, as after a `---` at the end
+                    if self.root is not None:
+                        self.problem(document, "file", "has a second document; one file is one document")
+                        return
                 self._nodes += 1
                 if self._nodes > NODES_LIMIT:
                     self.problem(mark, "file", f"has more than {NODES_LIMIT} nodes")

@@ -19,7 +19,7 @@ from procwatchd.rules.detection import LEVELS, Detection
 from procwatchd.rules.index import Index
 from procwatchd.rules.match import Match, MatchError, compile_match
 from procwatchd.rules.ruleset import Decision
-from procwatchd.rules.sigma_condition import ConditionError, parse_condition
+from procwatchd.rules.sigma_condition import ConditionError, Selections, parse_condition
 from procwatchd.rules.sigma_selection import SelectionError, selection
 
 # Limits.
@@ -128,8 +128,9 @@ def _condition(raw: Any, selections: Mapping[str, Tree]) -> Tree:
     path = ("detection", "condition")
     if not texts or len(texts) > CONDITIONS_LIMIT or not all(isinstance(text, str) for text in texts):
         raise SigmaError(path, f"must be a text, or a list of at most {CONDITIONS_LIMIT}")
+    available = Selections(selections)
     try:
-        trees = [parse_condition(text, selections) for text in texts]
+        trees = [parse_condition(text, available) for text in texts]
     except ConditionError as error:
         raise SigmaError(path, str(error)) from None
     return trees[0] if len(trees) == 1 else {"any": trees}

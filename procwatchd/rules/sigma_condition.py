@@ -16,6 +16,7 @@ from typing import Any
 # Limits.
 CONDITION_LIMIT = 4096  # characters
 NESTING_LIMIT = 16  # of parentheses and `not`
+VALUES_LIMIT = 10_000  # of all selections, each as often as a rule's conditions name it
 
 _TOKEN = re.compile(r"\s*(?:([()])|([A-Za-z0-9_*-]+)|(\S))")
 _QUANTIFIERS = {"1": "any", "any": "any", "all": "all"}
@@ -28,8 +29,34 @@ class ConditionError(ValueError):
     """A condition that cannot be read, or names what is not there; the text is the reason."""
 
 
-def parse_condition(text: str, selections: Mapping[str, Tree]) -> Tree:
-    """The match that a condition on matches, by their names, comes to. Raises ConditionError."""
+class Selections:
+    """A rule's matches by their names, given to its conditions until that comes to too much."""
+
+    def __init__(self, trees: Mapping[str, Tree]) -> None:
+        self.names = tuple(trees)
+        self._trees = {name: (tree, _count(tree)) for name, tree in trees.items()}
+        self._left = VALUES_LIMIT
+
+    def take(self, name: str) -> Tree:
+        """One of them. Raises ConditionError."""
+        if name not in self._trees:
+            raise ConditionError(f"there is no selection {name!r}")
+        tree, count = self._trees[name]
+        self._left -= count
+        if self._left < 0:
+            raise ConditionError(f"comes to more than {VALUES_LIMIT} values")
+        return tree
+
+
+def _count(tree: Any) -> int:
+    """How many values a match compares with."""
+    if isinstance(tree, dict):
+        return sum(map(_count, tree.values()))
+    return sum(map(_count, tree)) if isinstance(tree, list) else 1
+
+
+def parse_condition(text: str, selections: Selections) -> Tree:
+    """The match that a condition on matches comes to. Raises ConditionError."""
     if len(text) > CONDITION_LIMIT:
         raise ConditionError(f"longer than {CONDITION_LIMIT} characters")
     parser = _Parser(_tokens(text), selections)
@@ -53,7 +80,7 @@ def _tokens(text: str) -> list[str]:
 class _Parser:
     """Takes one token after the other; each method gives the match of what it took."""
 
-    def __init__(self, tokens: list[str], selections: Mapping[str, Tree]) -> None:
+    def __init__(self, tokens: list[str], selections: Selections) -> None:
         self._left = tokens[::-1]
         self._selections = selections
 
@@ -91,16 +118,14 @@ class _Parser:
         word = self._word()
         if word in _QUANTIFIERS and self._took("of"):
             return self._quantified(_QUANTIFIERS[word], self._word())
-        if word not in self._selections:
-            raise ConditionError(f"there is no selection {word!r}")
-        return self._selections[word]
+        return self._selections.take(word)
 
     def _quantified(self, group: str, pattern: str) -> Tree:
         """One or all of the selections that a pattern names."""
         wanted = re.compile(".*" if pattern == "them" else pattern.replace("*", ".*"))
         found = [
-            tree
-            for name, tree in self._selections.items()
+            self._selections.take(name)
+            for name in self._selections.names
             if wanted.fullmatch(name) and (pattern.startswith("_") or not name.startswith("_"))
         ]
         if not found:

@@ -4,6 +4,8 @@
 Facts (Sigma's specification 2, as pySigma 2 reads it):
 - A mapping's keys must all hold, of a list's values one; values in no mapping are looked for in the whole event.
 - Texts compare without case, but with `cased`; regular expressions with it, but with `i`.
+- Within the brackets of a regular expression `[`, `&&`, `--` and `~~` are characters, as are `<` and `>` anywhere, with
+  a backslash, too; to our engine they are sets within sets, what is done with those, and where words begin and end.
 - Modifiers apply in turn. What `windash` and `base64offset` make of a value are alternatives, also under `all`.
 - `null`, or an empty list, is a field that is not there.
 """
@@ -20,7 +22,7 @@ from typing import Any
 from procwatchd.process.fields import Kind
 from procwatchd.rules.names import resolve
 from procwatchd.rules.pattern import Part, Wild, parse_pattern, widened
-from procwatchd.rules.regex import RegexError, compile_regex
+from procwatchd.rules.regex import RegexError, compile_regex, escape
 
 # Limits.
 DASHES_LIMIT = 3  # of one value that `windash` makes others of: each makes five times as many
@@ -72,6 +74,10 @@ _UNSUPPORTED = {
     **dict.fromkeys(("minute", "hour", "day", "week", "month", "year"), "no field here is a date"),
 }
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+# What is escaped in a regular expression, or within brackets; and these themselves.
+_ATOM = r"\\[pPxuU]\{[^}]*\}|\\."
+_BRACKETS = re.compile(rf"(?:{_ATOM})|\[(\^?)(\]?(?:\[:\^?[a-z]+:\]|{_ATOM}|[^\]\\])*+)\]", re.DOTALL)
+_IN_BRACKETS = re.compile(rf"(\[:\^?[a-z]+:\])|({_ATOM}|.)(?:-({_ATOM}|[^\]]))?", re.DOTALL)
 _DASH = re.compile(r"\B[-/]\b")
 _DASHES = "-/\u2013\u2014\u2015"
 
@@ -198,6 +204,7 @@ class _Item:
     def _regex(self, value: str) -> tuple[str, list[str]]:
         flags = {_FLAGS[word] for word in self.modifiers if word in _FLAGS}
         inner = "".join(sorted(flags - {"i"}))
+        value = _BRACKETS.sub(_plain, value)
         regex = f"(?{inner}){value}" if inner else value
         try:
             compile_regex(regex)
@@ -218,6 +225,22 @@ class _Item:
                 except ValueError as error:
                     raise self.problem(str(error)) from None
         return found if self.name else [widened(parts, before=True, after=True) for parts in found]
+
+
+def _plain(found: re.Match[str]) -> str:
+    """The same part of a regular expression, where what is special to our engine alone is escaped."""
+    if found[2] is None:
+        return _plain_character(found[0])
+    inner = _IN_BRACKETS.sub(
+        lambda item: item[1] or "-".join(map(_plain_character, filter(None, item.group(2, 3)))), found[2]
+    )
+    return f"[{found[1]}{inner}]"
+
+
+def _plain_character(character: str) -> str:
+    if character in ("\\<", "\\>"):
+        return character[1]
+    return character if character.startswith("\\") else escape(character)
 
 
 def _merged(group: str, trees: list[Tree]) -> Tree:

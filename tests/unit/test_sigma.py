@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from procwatchd import daemon
@@ -118,6 +118,9 @@ def test_arguments_are_seen_whole_and_unquoted() -> None:
     assert matches(selecting({"CommandLine|endswith": "x a b secret"}), long)
 
 
+MANY = {f"m{n}": {"CommandLine": [str(n)] * 10} for n in range(100)}
+
+
 @pytest.mark.parametrize(
     ("detection", "where", "what"),
     [
@@ -139,6 +142,8 @@ def test_arguments_are_seen_whole_and_unquoted() -> None:
         ({"a": SHELL, "condition": "(" * 99 + "a" + ")" * 99}, "condition", "more than 16"),
         ({"a": SHELL, "condition": "not " * 99 + "a"}, "condition", "more than 16"),
         ({"a": SHELL, "condition": "a or " * 1000 + "a"}, "condition", "longer than 4096"),
+        ({**MANY, "condition": " or ".join(["1 of m*"] * 11)}, "condition", "comes to more than 10000 values"),
+        ({**MANY, "condition": ["all of m*"] * 11}, "condition", "comes to more than 10000 values"),
         ({"a": {}, "condition": "a"}, "a", "is empty"),
         ({"a": [], "condition": "a"}, "a", "is empty"),
         ({"a": [{}], "condition": "a"}, "a", "is empty"),
@@ -178,7 +183,7 @@ WORDS = sorted(MODIFIERS | {"cidr", "expand", "containing"})
 keys = st.builds("|".join, st.tuples(st.sampled_from(KEYS), *[st.sampled_from(["all", *WORDS])] * 2))
 scalars = st.sampled_from(
     [None, True, 7, -1, 1.5, float("inf"), "", "*", "\\", " -a /b", "(", "x|y", "%x%", "7"]
-)
+) | st.text(r"[]^-&~\\<ab*?|", max_size=8)
 values = scalars | st.lists(scalars, max_size=3)
 selections = st.recursive(
     values | st.dictionaries(st.sampled_from(KEYS) | keys, values, max_size=3),
@@ -241,13 +246,23 @@ id: {id}
 status: {status}
 level: {level}
 logsource: {{product: linux, category: process_creation}}
-detection: {{selection: {{Image: /bin/sh}}, condition: selection}}
+detection:
+  selection:
+    {selected}
+  condition: selection
 """
 
 
-def write(path: Path, *, rule_id: str = "1", status: str = "test", level: str = "high") -> Path:
+def write(
+    path: Path,
+    *,
+    rule_id: str = "1",
+    status: str = "test",
+    level: str = "high",
+    selected: str = "Image: /bin/sh",
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(RULE.format(title=path.stem, id=rule_id, status=status, level=level))
+    path.write_text(RULE.format(title=path.stem, id=rule_id, status=status, level=level, selected=selected))
     return path
 
 
@@ -264,6 +279,38 @@ def test_files_and_whole_directories_are_read(tmp_path: Path) -> None:
     sigma = load_sigma([f"{tmp_path}/all/", str(one)], "low", ALL, [])
     assert titles(sigma) == ["b", "a", "c", "one"]
     assert sigma.problems == ()
+
+
+@given(text=st.text("0123456789_xb.eE+-:~<[]{}&*!|>'\"%@` #,?\n", max_size=8))
+@example(text="0x_")
+def test_whatever_is_in_a_file_is_a_rule_or_a_problem(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    file = write(tmp_path_factory.mktemp("odd") / "a.yml", selected=f"CommandLine|contains: {text}")
+    sigma = load_sigma([str(file)], "low", ALL, [])
+    assert len(sigma.rules) + len(sigma.problems) == 1
+
+
+def test_a_rule_may_have_replaced_one_that_is_not_loaded(tmp_path: Path) -> None:
+    write(tmp_path / "a-old.yml", status="deprecated")
+    write(tmp_path / "b-lesser.yml", level="low")
+    write(tmp_path / "c-new.yml")
+    write(tmp_path / "d-other.yml", rule_id="2", level="low")
+    nobody = compile_match({"pid": "1"})
+    sigma = load_sigma([str(tmp_path)], "high", ["test"], [Exclusion("2", nobody), Exclusion("1", nobody)])
+    assert (titles(sigma), sigma.others, sigma.problems) == (["c-new"], 3, ())
+
+
+def test_all_problems_are_told(tmp_path: Path) -> None:
+    for number in range(1001):
+        (tmp_path / f"{number}.yml").symlink_to("nowhere")
+    assert len(load_sigma([str(tmp_path)], "low", ALL, []).problems) == 1001
+
+
+def test_a_file_may_end_in_an_empty_document(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yml")
+    file.write_text(f"---\n{file.read_text()}---\n")
+    assert titles(load_sigma([str(file)], "low", ALL, [])) == ["a"]
 
 
 def test_what_is_below_the_level_or_of_another_status_is_passed_over(tmp_path: Path) -> None:
@@ -289,7 +336,7 @@ def test_problems_have_their_place_and_stop_nothing_else(tmp_path: Path) -> None
     assert titles(sigma) == ["first"]
     missing, unknown, syntax, twice, exclusion = sigma.problems
     assert missing == f"{tmp_path}/none:1:1: file: cannot be opened: No such file or directory"
-    assert unknown.startswith(f"{bad}:6:25: detection.selection.Bild: unknown field 'Bild'")
+    assert unknown.startswith(f"{bad}:8:5: detection.selection.Bild: unknown field 'Bild'")
     assert syntax.startswith(f"{broken}:3:1: yaml: ")
     assert twice == f"{second}:2:1: id: '2' is the id of the rule in {first}, too"
     assert exclusion == "sigma.exclude: no rule has the id '9'"
@@ -308,8 +355,15 @@ def test_what_others_may_change_is_not_believed(tmp_path: Path) -> None:
 def test_neither_a_pipe_nor_a_loop_of_directories_is_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yml")
     (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / ".loop").symlink_to(tmp_path)
     sigma = load_sigma([str(tmp_path)], "low", ALL, [])
-    assert sigma.problems == (f"{tmp_path}/pipe.yml:1:1: file: is not a regular file",)
+    assert sigma.problems == (
+        f"{tmp_path}/loop:1:1: directory: is a link, left out: name it in sigma.paths",
+        f"{tmp_path}/pipe.yml:1:1: file: is not a regular file",
+    )
+    assert load_sigma([f"{tmp_path}/loop"], "low", ALL, []).problems[1:] == (
+        f"{tmp_path}/loop/pipe.yml:1:1: file: is not a regular file",
+    )
 
 
 def test_the_configuration_names_them(tmp_path: Path) -> None:

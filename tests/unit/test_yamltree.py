@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from procwatchd import yamltree
-from procwatchd.yamltree import Mapping, Mark, mark_of, merge, parse_yaml, plain, printable
+from procwatchd.yamltree import Mapping, Mark, mark_of, merge, parse_yaml, plain, printable, typed
 
 
 @pytest.fixture(params=["CSafeLoader", "SafeLoader"], autouse=True)
@@ -35,6 +37,9 @@ def bad(data: bytes) -> list[str]:
         (b"", {}),
         (b"# only this\n", {}),
         (b"---\n", {}),
+        (b"---\n---\n# nothing\n---\n", {}),
+        (b"---\na: 1\n---\n", {"a": "1"}),
+        (b"---\n---\na: 1\n...\n---\n# nothing\n", {"a": "1"}),
         (
             b"a: off\nb: 0700\nc: 1:30\nd: ~\ne: 1_0\n",
             {"a": "off", "b": "0700", "c": "1:30", "d": "~", "e": "1_0"},
@@ -65,6 +70,9 @@ def test_scalars_are_their_source_text(data: bytes, expected: dict[str, Any]) ->
          ["f:2:5: a[1]: the tag 'tag:yaml.org,2002:python/object:os.system' is not supported: no tags are"]),
         (b"a: !!str x\n", ["f:1:4: a: the tag 'tag:yaml.org,2002:str' is not supported: no tags are"]),
         (b"a: 1\n---\nb: 1\n", ["f:2:1: file: has a second document; one file is one document"]),
+        (b"a: 1\n---\n---\nb: 1\n", ["f:3:1: file: has a second document; one file is one document"]),
+        (b"a: 1\n---\n''\n", ["f:2:1: file: has a second document; one file is one document"]),
+        (b"a: 1\n--- &x\n", ["f:2:1: file: has a second document; one file is one document"]),
         (b"- a\n", ["f:1:1: file: must be a mapping of sections"]),
         (b"a: 1\nb: \0", ["f:2:4: file: character U+0000 is not allowed in YAML"]),
         (b"a: 1\n\xc3\xa4\xff", ["f:2:2: file: byte 0xff is not UTF-8"]),
@@ -72,6 +80,32 @@ def test_scalars_are_their_source_text(data: bytes, expected: dict[str, Any]) ->
 )  # fmt: skip
 def test_problems_are_values(data: bytes, expected: list[str]) -> None:
     assert bad(data) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *(
+            ("~", None),
+            ("yes", True),
+            ("0x1f", 31),
+            ("1_000", 1000),
+            ("1.5", 1.5),
+            ("0o7", "0o7"),
+            ("a", "a"),
+        ),
+        *(("0x_", "0x_"), ("0b_", "0b_"), ("-0x_", "-0x_"), ("+0b__", "+0b__"), ("'0x1f'", "0x1f")),
+    ],
+)
+def test_plain_scalars_are_what_yaml_takes_them_for(text: str, expected: object) -> None:
+    assert typed(good(f"a: {text}".encode())) == {"a": expected}
+
+
+@given(st.text("0123456789_abefox.:+-ETZ", min_size=1, max_size=12))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_looks_like_a_number_is_one_or_a_text(text: str) -> None:
+    tree, problems = parse_yaml(f"a: {text}".encode(), "f")
+    assert problems or isinstance(typed(tree)["a"], str | int | float | bool)
 
 
 @pytest.mark.parametrize(
