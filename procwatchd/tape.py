@@ -2,13 +2,14 @@
 """All that rules look at, written to a file: with that other rules can be tried, and decide as the daemon would.
 
 What is written is as it came, secrets and all, so that nobody but who starts the daemon may read it. One JSON object a
-line: first `HEADER`, then processes and records as they come up. Of a process each state is written once, after that
-of its parent, and is referred to by its number; where the numbers begin anew, what they meant before is forgotten.
-Values are in the form of `journalctl -o json`.
+line: first `HEADER`, then processes and records as they come up, last what is missing. Of a process each state is
+written once, after that of its parent, and is referred to by its number; where the numbers begin anew, what they meant
+before is forgotten. Values are in the form of `journalctl -o json`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -20,8 +21,11 @@ from procwatchd.process.model import Process, Record
 # Limits.
 BYTES_LIMIT = 1 << 30
 PROCESSES_LIMIT = 4096  # states that are referred to by number
+BUFFER_LIMIT_BYTES = 1 << 18  # that wait to be written
+END_LIMIT_BYTES = 128  # of the last line, for which there is always room
 
 HEADER = "procwatchd-recording"
+END = "end"
 VERSION = 1
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -37,21 +41,24 @@ class TapeError(Exception):
 class Tape:
     """A new file to which records are written, until it has `limit_bytes`. One thread uses it.
 
-    `unwritten` is how many records it has not, as it was full or the disk was. Raises TapeError where there is a file
-    of that name already, or none can be made.
+    `unwritten` is how many records it has not, as it was full or the disk was: nothing follows on these. Raises
+    TapeError where there is a file of that name already, or none can be made.
     """
 
     def __init__(self, path: str, limit_bytes: int = BYTES_LIMIT) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         try:
-            self._file = open(os.open(path, flags, 0o600), "wb")  # noqa: SIM115  open until close
+            self._fd = os.open(path, flags, 0o600)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             why = getattr(error, "strerror", None) or error
             raise TapeError(f"cannot record to a new file {path}: {why}") from None
-        self._left_bytes = limit_bytes
+        self._left_bytes = limit_bytes - END_LIMIT_BYTES
         self._numbers: dict[Process, int] = {}
         self.unwritten = 0
-        self._write([{HEADER: VERSION}])
+        self._buffer = bytearray()
+        self._buffered = 0  # records
+        self._written_bytes = 0
+        self._add([{HEADER: VERSION}])
         self.flush()
 
     def write(self, record: Record, *, is_living: bool = False) -> None:
@@ -72,21 +79,41 @@ class Tape:
             line["tracer_host_mounts"] = record.tracer.context.host_mounts
         if record.killer is not None:
             line["killer_host_mounts"] = record.killer.host_mounts
-        self._write([*lines, line])
+        if not self._add([*lines, line]):
+            # What comes later would refer to what is missing.
+            self._left_bytes = 0
+            self.unwritten += 1
+            return
+        self._buffered += 1
+        if len(self._buffer) >= BUFFER_LIMIT_BYTES:
+            self.flush()
 
     def flush(self) -> None:
-        """Have the file what was written."""
+        """Have the file what was written, or none of it."""
+        data = memoryview(bytes(self._buffer))
         try:
-            self._file.flush()
+            while data:
+                data = data[os.write(self._fd, data) :]
         except OSError:
-            self._left_bytes = 0  # half a line may be there: nothing can follow
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._written_bytes)
+            self._left_bytes = 0
+            self.unwritten += self._buffered
+        else:
+            self._written_bytes += len(self._buffer)
+        self._buffer.clear()
+        self._buffered = 0
+
+    def end(self, *, lost: int) -> None:
+        """Write last what is missing: what is unwritten, and how many events were `lost` before they came here."""
+        self.flush()
+        self._buffer += _as_bytes([{END: {"unwritten": self.unwritten, "lost": lost}}])
+        self.flush()
 
     def close(self) -> None:
-        """End the file; what cannot be written any more is left out."""
-        try:
-            self._file.close()
-        except OSError:
-            pass
+        """Close the file; without an end it does not say that it is whole."""
+        self.flush()
+        os.close(self._fd)
 
     def _new_processes(self, process: Process) -> list[dict[str, Any]]:
         """Lines for a process and its ancestors, as far as they have no number yet."""
@@ -113,21 +140,18 @@ class Tape:
             ),
         }
 
-    def _write(self, lines: list[dict[str, Any]]) -> None:
-        """Write lines that belong together, or none of them."""
-        data = "".join([_encode(line) + "\n" for line in lines]).encode()
+    def _add(self, lines: list[dict[str, Any]]) -> bool:
+        """Take lines that belong together; False where there is no room for all of them."""
+        data = _as_bytes(lines)
         if len(data) > self._left_bytes:
-            # What comes later would refer to what is missing.
-            self._left_bytes = 0
-            self.unwritten += 1
-            return
-        try:
-            self._file.write(data)
-        except OSError:
-            self._left_bytes = 0
-            self.unwritten += 1
-        else:
-            self._left_bytes -= len(data)
+            return False
+        self._buffer += data
+        self._left_bytes -= len(data)
+        return True
+
+
+def _as_bytes(lines: list[dict[str, Any]]) -> bytes:
+    return "".join([_encode(line) + "\n" for line in lines]).encode()
 
 
 def _values(found: list[tuple[Field, Value]]) -> dict[str, str | list[int]]:

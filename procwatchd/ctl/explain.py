@@ -13,7 +13,7 @@ from procwatchd.config import load_config
 from procwatchd.ctl.facts import Facts
 from procwatchd.ctl.judge import Judge, Outcome
 from procwatchd.ctl.past import Past, find_event
-from procwatchd.ctl.screen import clean, print_json, print_skipped, screen
+from procwatchd.ctl.screen import clean, print_json, print_problems, print_skipped, screen
 from procwatchd.ctl.truth import Reason, Truth, Verdict
 
 _WORDS = {True: ("matches", "green"), False: ("no", ""), None: ("unknown", "yellow")}
@@ -25,7 +25,7 @@ def explain(options: argparse.Namespace) -> int:
     past = Past(options)
     facts, outcome = _last(judge, find_event(options, past))
     if options.json:
-        print_json(_as_json(facts, outcome))
+        print_json({**_as_json(facts, outcome), "sigma_problems": judge.sigma.problems})
         return 0
     with screen(has_pager=not options.no_pager) as console:
         _print_event(console, facts)
@@ -34,6 +34,7 @@ def explain(options: argparse.Namespace) -> int:
             _print_verdict(console, f"{step.rule.name} ({step.rule.action}{note})", step.verdict)
         _print_sigma(console, outcome)
         _print_outcome(console, outcome)
+        print_problems(console, judge.sigma.problems)
         print_skipped(console, past.skipped)
     return 0
 

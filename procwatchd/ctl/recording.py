@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from procwatchd.ctl.facts import Facts, ForeignError, command_of, typed_values
 from procwatchd.process.fields import EVENTS, FIELDS, Value
 from procwatchd.process.model import ANCESTOR_LIMIT
-from procwatchd.tape import HEADER, VERSION
+from procwatchd.tape import END, END_LIMIT_BYTES, HEADER, VERSION
 
 # Limits.
 STATES_LIMIT = 1 << 22  # at a time: a recording forgets them before, if not in the midst of as many ancestors
@@ -24,6 +27,28 @@ def is_recording(line: Mapping[str, Any]) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """How many events a recording has not: there was no room for them, or the daemon never had them."""
+
+    unwritten: int
+    lost: int
+
+
+def read_end(path: str) -> End | None:
+    """What a recording says at its end; None where it was cut off, or is in no file that can be read twice."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - END_LIMIT_BYTES))
+            line = json.loads(file.read().splitlines()[-1])
+        return End(int(line[END]["unwritten"]), int(line[END]["lost"]))
+    # Another last line, or a part of it.
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 class Recording:
     """Takes the lines after the first."""
 
@@ -32,11 +57,12 @@ class Recording:
         self._states: dict[int, tuple[Facts, int | None]] = {}
 
     def take(self, line: Mapping[str, Any]) -> Facts | None:
-        """The event of a line; None where it tells of a process. Raises ForeignError."""
+        """The event of a line; None where it tells of a process, or is the last. Raises ForeignError."""
         try:
-            if "process" not in line:
+            if "record" in line:
                 return self._event(line)
-            self._learn(line)
+            if END not in line:
+                self._learn(line)
         except (KeyError, TypeError, AttributeError):
             raise ForeignError("no line of a recording") from None
         return None

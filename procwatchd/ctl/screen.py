@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -49,6 +49,15 @@ def print_skipped(console: Console, skipped: Skipped) -> None:
         console.print(clean(f"{skipped.count} lines or entries passed over:", "yellow"))
         for one in skipped.shown:
             console.print(clean(f"  {one}", "yellow"), soft_wrap=True)
+
+
+def print_problems(console: Console, problems: Sequence[str]) -> None:
+    """That Sigma rules may be missing, if any."""
+    if problems:
+        console.print(
+            f"problems with Sigma rules, which are not tried: {len(problems)}; 'procwatchctl check' tells them",
+            style="yellow",
+        )
 
 
 def print_json(value: object) -> None:

@@ -16,7 +16,8 @@ from procwatchd.config import load_config
 from procwatchd.ctl.facts import Facts
 from procwatchd.ctl.judge import UNDECIDABLE, Judge
 from procwatchd.ctl.past import Past
-from procwatchd.ctl.screen import clean, print_json, print_skipped, screen, table
+from procwatchd.ctl.recording import End, read_end
+from procwatchd.ctl.screen import clean, print_json, print_problems, print_skipped, screen, table
 from procwatchd.ctl.truth import Verdict
 
 SAMPLES = 3  # distinct ones, of each rule
@@ -93,31 +94,41 @@ class Trial:
 
 def test(options: argparse.Namespace) -> int:
     """Run the command."""
-    trial = Trial(Judge(load_config(options.rules)))
-    past = Past(options)
+    judge = Judge(load_config(options.rules))
+    trial, past = Trial(judge), Past(options)
     for facts in past.events():
         trial.add(facts)
+    end = read_end(options.file) if past.is_recording else None
     if options.json:
-        print_json(_as_json(trial, past))
+        print_json({**_as_json(trial, past, end), "sigma_problems": judge.sigma.problems})
         return 0
     with screen(has_pager=not options.no_pager) as console:
         _print_rules(console, trial)
         if trial.sigma:
             _print_sigma(console, trial)
-        _print_notes(console, trial, past)
+        print_problems(console, judge.sigma.problems)
+        _print_notes(console, trial, past, end)
     return 0
 
 
-def _as_json(trial: Trial, past: Past) -> dict[str, Any]:
+def _as_json(trial: Trial, past: Past, end: End | None) -> dict[str, Any]:
     return {
         "events": trial.events,
         "outcomes": {action: trial.outcomes[action] for action in ("log", "drop", "count", UNDECIDABLE)},
         "rules": [tally.as_json() for tally in trial.rules.values()],
         "unmatched": trial.unmatched.as_json(),
         "sigma": [tally.as_json() for tally in trial.sigma if tally.matched or tally.undecidable],
-        "absent": {"dropped": past.dropped, "summarised": past.summarised, "lost": past.lost},
+        "absent": _absent_of_recording(end)
+        if past.is_recording
+        else {"dropped": past.dropped, "summarised": past.summarised, "lost": past.lost},
         "skipped": {"count": past.skipped.count, "first": past.skipped.shown},
     }
+
+
+def _absent_of_recording(end: End | None) -> dict[str, int | None]:
+    if end is None:
+        return {"unwritten": None, "lost": None}
+    return {"unwritten": end.unwritten, "lost": end.lost}
 
 
 def _print_rules(console: Console, trial: Trial) -> None:
@@ -160,13 +171,15 @@ def _samples(tally: Tally) -> Text:
     return Text("\n").join(lines)
 
 
-def _print_notes(console: Console, trial: Trial, past: Past) -> None:
+def _print_notes(console: Console, trial: Trial, past: Past, end: End | None) -> None:
     """All together, and what is missing in it."""
     found = ", ".join(
         f"{trial.outcomes[action]} {action}" for action in ("log", "drop", "count", UNDECIDABLE)
     )
     console.print(f"\n{trial.events} events: {found}; limits are not tried")
-    if not past.is_recording:
+    if past.is_recording:
+        _print_end(console, end)
+    else:
         dropped = (
             "how many rules dropped is not told"
             if past.dropped is None
@@ -177,3 +190,13 @@ def _print_notes(console: Console, trial: Trial, past: Past) -> None:
             style="yellow",
         )
     print_skipped(console, past.skipped)
+
+
+def _print_end(console: Console, end: End | None) -> None:
+    if end is None:
+        console.print("nothing tells whether the recording is whole", style="yellow")
+    elif end.unwritten or end.lost:
+        console.print(
+            f"not in it, and so not tried: {end.unwritten} for which it had no room, {end.lost} lost",
+            style="yellow",
+        )

@@ -192,6 +192,45 @@ rules: [{{name: none, match: {{pid|gt: 0}}, action: drop}}]
     assert found["outcomes"] == {"log": 2, "drop": 1, "count": 0, "undecidable": 0}
 
 
+def test_sigma_rules_that_could_not_be_loaded_are_not_kept_quiet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = config(tmp_path, f"sigma: {{paths: [{tmp_path}/none.yml]}}")
+    for words in (("test", rules), ("explain", "-c", rules)):
+        assert main([*words, "--file", entries(tmp_path, EXEC)]) == 0
+        assert (
+            "problems with Sigma rules, which are not tried: 1; 'procwatchctl check'"
+            in capsys.readouterr().out
+        )
+        (problem,) = as_json(capsys, *words, "--file", entries(tmp_path, EXEC))["sigma_problems"]
+        assert problem.startswith(f"{tmp_path}/none.yml:1:1: file: cannot be opened")
+
+
+@pytest.mark.parametrize(
+    ("last", "told", "absent"),
+    [
+        ({"end": {"unwritten": 0, "lost": 0}}, None, [0, 0]),
+        (
+            {"end": {"unwritten": 4, "lost": 5}},
+            "not in it, and so not tried: 4 for which it had no room, 5 lost",
+            [4, 5],
+        ),
+        ({"process": 0}, "nothing tells whether the recording is whole", [None, None]),
+    ],
+)
+def test_what_is_not_in_a_recording_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], last: object, told: str | None, absent: list[object]
+) -> None:
+    file = entries(tmp_path, {"procwatchd-recording": 1}, last)
+    words = ("test", config(tmp_path, RULES), "--file", file)
+    assert main([*words]) == 0
+    out = capsys.readouterr().out
+    assert ("not in it" in out or "nothing tells" in out) is (told is not None)
+    assert told is None or told in out
+    found = as_json(capsys, *words)["absent"]
+    assert [found["unwritten"], found["lost"]] == absent
+
+
 def test_what_decided_on_an_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("explain", "-c", config(tmp_path, RULES), "--file", entries(tmp_path, EXEC, EXIT, SECRET))
     found = as_json(capsys, *words, "--event", "exit")

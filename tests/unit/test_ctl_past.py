@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import itertools
 import json
@@ -25,6 +26,7 @@ from procwatchd.ctl.facts import Facts, ForeignError, facts_of_entry
 from procwatchd.ctl.jsonlines import LINE_LIMIT_BYTES, Skipped, read_objects
 from procwatchd.ctl.judge import Judge
 from procwatchd.ctl.past import Past
+from procwatchd.ctl.recording import End, read_end
 from procwatchd.ctl.truth import Tags, ask_match
 from procwatchd.ctl.unquote import unquote
 from procwatchd.journal.build import EntryBuilder
@@ -426,12 +428,84 @@ def test_a_recording_that_is_full_says_so(tmp_path: Path) -> None:
     record = Record("exec", process(), 0, "proc", "same")
     for _ in range(99):
         tape.write(record)
+    tape.end(lost=2)
     tape.close()
     past = Past(options(path))
     assert len(list(past.events())) == 99 - tape.unwritten
     assert 0 < tape.unwritten < 99
     assert path.stat().st_size <= 3000
     assert past.skipped.count == 0
+    assert read_end(str(path)) == End(tape.unwritten, 2)
+
+
+def test_of_a_disk_that_is_full_no_record_is_lost_uncounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tape"
+    tape = Tape(str(path))
+    record = Record("exec", process(), 0, "proc", "same")
+    tape.write(record)
+    tape.flush()
+    whole = path.read_bytes()
+    write = os.write
+    room = [100]
+
+    def until_full(fd: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, data[: room.pop()])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", until_full)
+        for _ in range(3):
+            tape.write(record)
+        assert tape.unwritten == 0
+        tape.flush()
+    assert (tape.unwritten, path.read_bytes()) == (3, whole)
+    tape.write(record)
+    tape.end(lost=0)
+    tape.close()
+    past = Past(options(path))
+    assert (len(list(past.events())), past.skipped.count) == (1, 0)
+    assert read_end(str(path)) == End(4, 0)
+
+
+@pytest.mark.parametrize("kept", [-1, -10, 30, 0])
+def test_a_recording_that_was_cut_off_is_not_called_whole(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "tape"
+    tape = Tape(str(path))
+    tape.write(Record("exec", process(), 0, "proc", "same"))
+    tape.end(lost=0)
+    tape.close()
+    assert read_end(str(path)) == End(0, 0)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + lines[-1][:kept])
+    assert read_end(str(path)) == (End(0, 0) if kept == -1 else None)
+
+
+def test_what_cannot_be_read_twice_is_not_called_whole(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert [read_end(path) for path in ("-", str(tmp_path / "pipe"))] == [None, None]
+
+
+def test_the_daemon_says_at_the_end_what_is_not_in_its_recording(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "tape"
+    world.worker = Worker(
+        world.config("{}"),
+        BatchQueue(),
+        world.writer,
+        StillClock(),
+        world.users,
+        proc=str(world.proc.root),
+        tape=Tape(str(path)),
+    )
+    world.worker.scan()
+    world.send((FORK, 1, 1, 42, 42), kernel_drops=3)
+    world.worker.start(lambda: None)
+    assert read_end(str(path)) is None
+    world.worker.stop()
+    world.worker.close()
+    assert read_end(str(path)) == End(0, 3)
 
 
 def test_who_may_not_read_the_journal_is_told_which_group_may(
