@@ -7,7 +7,7 @@ import re
 import time
 from pathlib import Path
 
-from tests.e2e.guest import fields, kernel, upkeep
+from tests.e2e.guest import fields, judged, kernel, upkeep
 from tests.e2e.guest.report import check, note, wait_until
 from tests.e2e.guest.service import (
     CAPABILITIES,
@@ -271,6 +271,7 @@ BOOTS = (
         anybody_may_read_the_metrics,
         a_rule_is_taken_at_reload,
         a_broken_rule_changes_nothing,
+        *judged.STEPS,
         *fields.STEPS,
         fields.with_a_drop_in_the_environment,
         upkeep.as_shipped_but_unlimited,
