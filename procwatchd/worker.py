@@ -174,7 +174,7 @@ class Worker:
         self._hand = Hand(self._reader, self._recorded if is_recording else None, own_pid)
         self.resync = Resync(self.table, self._ends, self._reader, connector.ask if connector else lambda: 0)
         self.fork_watch = ForkWatch(self._reader.forks)
-        self._silence = Silence(self.ledger, self.own, lambda: self.builder)
+        self._silence = Silence(self.ledger, writer.write, lambda: self.builder)
         self.losses = Losses(
             self.ledger,
             self.table,
@@ -238,13 +238,15 @@ class Worker:
     def _tag_living(self) -> None:
         """Have those who live tagged as if they had just been started under these rules."""
         inherited, now_ns = self._rules.inherited, time.monotonic_ns()
-        for process in self.table.living():
+        of_lives: dict[tuple[int, int | None], tuple[str, ...]] = {}
+        for process in self.table.all():
             of_parent = () if process.parent is None else process.parent.tags
-            tags = dict.fromkeys((*process.tags, *of_parent))
+            tags = dict.fromkeys((*process.tags, *of_lives.get(process.birth, ()), *of_parent))
             process.tags = tuple(tag for tag in tags if tag in inherited)
             if inherited:
                 record = Record("exec", process, now_ns, "table", process.image.identity)
-                self.table.tag(process, self._rules.decide(record).inherited)
+                process.add_tags(self._rules.decide(record).inherited)
+                of_lives[process.birth] = process.tags
 
     def _filter(self, needed: Needs) -> None:
         """Have the kernel reject what nobody needs, or go on as it did. Raises KernelError."""
@@ -422,7 +424,7 @@ class Worker:
         """The ledger as it is. On the worker's thread, or while there is none."""
         held = len(self._hand) + sum(map(len, self._credited.values())) + self.writer.held_events
         return self.ledger.terms(
-            logged=self.writer.written_events,
+            logged=self.writer.written_events - self.ledger.summarised,
             unwritten=self.writer.unwritten_events,
             pending=held,
             waiting=self._ends.waiting,
@@ -508,6 +510,8 @@ class Worker:
         self.losses.tell(self.writer.take_loss(), self._clock.realtime_offset_ns, at_once=True)
         self.writer.flush()
         self.settle()
+        if self._tape is not None:
+            self._tape.end(lost=self.terms()["LOST"])
         return False
 
     def _write_held(self) -> None:

@@ -10,9 +10,9 @@ from typing import TypeVar
 from procwatchd.journal.entry import Entry, FieldValue, Shared
 from procwatchd.journal.kinds import INFO, MESSAGE_IDS, PREFIX
 from procwatchd.journal.message import Frame, detected, frame, message
-from procwatchd.journal.quote import cut_argv, printable, quote_argv
+from procwatchd.journal.quote import cut_argv, cut_variable, printable, quote_argv
 from procwatchd.kernel.clock import Clock
-from procwatchd.process.fields import EVENTS, FIELDS, Value
+from procwatchd.process.fields import ENTRY_ONLY, EVENTS, FIELDS, Value
 from procwatchd.process.model import Context, Creds, Image, Process, Record
 from procwatchd.rules.detection import DETECTIONS_LIMIT, Detection
 from procwatchd.rules.limit import VALUE_LIMIT, By
@@ -148,9 +148,8 @@ class EntryBuilder:
                 fields[name] = str(value) if isinstance(value, int) else value
         if "USER" in self.wanted and process.creds is not None and (user := process.creds.user):
             fields[PREFIX + "USER"] = user
-        if record.environment:
-            for variable, content in record.environment.items():
-                fields[f"{PREFIX}ENV_{variable}"] = self._redactor.redact_variable(variable, content)
+        if record.environment is not None:
+            fields |= self._environment(record.environment, is_cut=record.is_environment_cut)
         if decision.rule is not None and "RULE" in self.wanted:
             fields[PREFIX + "RULE"] = decision.rule
         if decision.tags and "TAGS" in self.wanted:
@@ -244,6 +243,17 @@ class EntryBuilder:
     def _is_cut(self, image: Image, argv: bytes) -> bool:
         return image.argv_bytes > self._max_argv_bytes or len(argv) < image.argv_bytes
 
+    def _environment(self, environment: dict[str, bytes], *, is_cut: bool) -> dict[str, FieldValue]:
+        limit = self._max_argv_bytes
+        fields: dict[str, FieldValue] = {
+            f"{PREFIX}ENV_{name}": cut_variable(name, value, limit, self._redactor)
+            for name, value in environment.items()
+        }
+        is_cut = is_cut or any(len(value) > limit for value in environment.values())
+        if is_cut and "ENVIRONMENT_TRUNCATED" in self.wanted:
+            fields[PREFIX + "ENVIRONMENT_TRUNCATED"] = "1"
+        return fields
+
     def _sigma_fields(self, detections: Sequence[Detection]) -> dict[str, FieldValue]:
         """Each field once per detection, in the same order."""
         return {
@@ -307,7 +317,7 @@ def _keep(recent: dict[_Key, _Item], key: _Key, item: _Item) -> None:
 
 
 def _wanted(fields: str | frozenset[str]) -> frozenset[str]:
-    every = frozenset(FIELDS) | {"ARGV_TRUNCATED", "ARGV_BYTES", "RULE", "TAGS"} | SIGMA
+    every = frozenset(FIELDS) | ENTRY_ONLY | SIGMA | {"TAGS"}
     if fields == "all":
         return every
     if fields == "standard":

@@ -104,6 +104,15 @@ def cut_argv(
     return f"{quote_argv(head)} […{left_out} bytes…] {quote_argv(end.removeprefix(bytes(1)))}".rstrip(" ")
 
 
+def cut_variable(name: str, value: bytes, limit: int, redactor: Redactor) -> bytes:
+    """The value of a variable of the environment, without secrets, its end left out after `limit` bytes."""
+    if len(value) <= limit:
+        return redactor.redact_variable(name, value)
+    head = _without_partial_end(value[:limit])
+    shown = redactor.redact_variable(name, value, len(head))
+    return shown + f" […{len(value) - len(head)} bytes…]".encode()
+
+
 def _without_partial_end(text: bytes) -> bytes:
     """The bytes without a UTF-8 character that has only begun."""
     for size in range(1, min(3, len(text)) + 1):

@@ -14,6 +14,7 @@ each change since would show. Files are read in turn, a chunk of each: a small o
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -109,9 +110,11 @@ class _File:
 
     def close(self) -> None:
         """Let go of it."""
-        os.close(self.path_fd)
-        if self.fd is not None:
-            os.close(self.fd)
+        for fd in (self.path_fd, self.fd):
+            if fd is not None:
+                # Whoever serves it may have an error for that, too; it is closed all the same.
+                with contextlib.suppress(OSError):
+                    os.close(fd)
 
 
 class Hasher:
@@ -168,23 +171,31 @@ class Hasher:
         return True
 
     def _run(self) -> None:
-        leave_real_time()  # which it has from whoever started it
-        buffer = memoryview(bytearray(CHUNK_BYTES))
-        while (file := self._queue.get()) is not None:
-            try:
-                is_more = file.read(buffer)
-            except OSError:
-                file.checksum.is_late = False
-                self._end(file)
-            else:
-                if is_more:
-                    self._queue.put(file)
-                else:
-                    self._end(file)
+        """Read in turn what is in the queue; whatever ends that, the next that asks starts it again."""
+        try:
+            leave_real_time()  # which it has from whoever started it
+            buffer = memoryview(bytearray(CHUNK_BYTES))
+            while (file := self._queue.get()) is not None:
+                self._read(file, buffer)
+        finally:
+            self._thread = None
 
-    def _end(self, file: _File) -> None:
-        """Tell what came of it."""
-        is_good = file.checksum.is_late and file.is_same
+    def _read(self, file: _File, buffer: memoryview) -> None:
+        """Read on, and if that was all, tell what came of it."""
+        is_more = is_read = False
+        try:
+            is_more = file.read(buffer)
+            is_read = True
+        except OSError:
+            file.checksum.is_late = False
+        finally:
+            if is_more:
+                self._queue.put(file)
+            else:
+                self._end(file, is_read=is_read)
+
+    def _end(self, file: _File, *, is_read: bool) -> None:
+        is_good = is_read and file.is_same
         file.close()
         if is_good:
             file.checksum.value = file.digest.hexdigest()

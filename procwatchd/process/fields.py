@@ -257,4 +257,4 @@ FIELDS: dict[str, Field] = {
 }
 
 # Decided while the entry is made, so that no rule can ask for them.
-ENTRY_ONLY = frozenset({"ARGV_TRUNCATED", "ARGV_BYTES", "RULE"})
+ENTRY_ONLY = frozenset({"ARGV_TRUNCATED", "ARGV_BYTES", "ENVIRONMENT_TRUNCATED", "RULE"})

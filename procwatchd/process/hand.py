@@ -151,7 +151,8 @@ def _completed(recorded: Reading, read: Outcome | None) -> Reading:
     """What was recorded, with what only /proc has, if that was the same life's."""
     if not isinstance(read, Reading) or read.stat.start_ticks != recorded.stat.start_ticks:
         return recorded
-    recorded.environment, recorded.checksum = read.environment, read.checksum
+    recorded.environment, recorded.is_environment_cut = read.environment, read.is_environment_cut
+    recorded.checksum = read.checksum
     if not recorded.is_whole and _are_same(recorded, read):
         recorded.exe, recorded.argv, recorded.argv_tail = read.exe, read.argv, read.argv_tail
     return recorded

@@ -132,7 +132,7 @@ class Reading:
     `argv`, `argv_bytes`, `argv_tail` are as in `Image`; `argv` None says that the process had ended, is amid its next
     exec, or is a kernel thread. `checksum` is there where it is wanted. `ids` are the first task's. `is_held` says that
     a tracer held it amid an exec: maybe the next one. `is_recorded`: it is what the exec made, as the kernel recorded
-    it, and `filename` what execve was given.
+    it, and `filename` what execve was given. `is_environment_cut`: there was more of it than is read.
     """
 
     stat: Stat
@@ -145,6 +145,7 @@ class Reading:
     done_ns: int
     ids: Ids | None = None
     environment: dict[str, bytes] | None = None
+    is_environment_cut: bool = False
     checksum: Checksum | None = None
     is_held: bool = False
     is_recorded: bool = False
@@ -288,7 +289,10 @@ class Reader:
         )
         reading.is_held = _is_held(directory, stat)
         if environ is not None:
-            reading.environment = select_environment(environ, wants.environment)
+            # Of the last one it may be the begin alone.
+            reading.is_environment_cut = len(environ) == ENVIRON_BYTES
+            whole = environ[: environ.rfind(b"\0") + 1] if reading.is_environment_cut else environ
+            reading.environment = select_environment(whole, wants.environment)
         return reading
 
     def _read_context(self, directory: int, stat: Stat, wants: Wants) -> Context:

@@ -147,6 +147,7 @@ class RecordMaker:
                 record.source = "recorder" if reading.is_recorded else "proc"
                 record.filename = reading.filename
                 record.environment = reading.environment
+                record.is_environment_cut = reading.is_environment_cut
                 if reading.checksum is not None:
                     record.sha256 = reading.checksum.value
         if record is not None and self._hashes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from procwatchd.rules.shapes import LOWER_NAMES, is_secret_name
@@ -115,22 +116,46 @@ def _attached(names: str) -> Way:
     return Way(find, rf"[\x00-\x20'\"](?:{'|'.join(names.lower().split())})[^\x00]")
 
 
-def _word(index: int, after: str = "", *, letter: str = "", kind: str = "password") -> Way:
-    """As the word with this number (-1: the last) behind those that must come first, options not counted.
+def _word(
+    index: int,
+    after: str = "",
+    *,
+    letter: str = "",
+    valued: str = "",
+    behind: str = "",
+    kind: str = "password",
+) -> Way:
+    """As the word with this number (-1: the last) behind these, whose case and place does not matter.
 
-    `letter`: where that is among the options.
+    Options are not counted, nor what comes next to those that are `valued`. A word in `after` may end in `*`.
+    `letter`: where that is among the options. `behind`: only what comes behind that in the word.
     """
-    first = after.encode().split()
+    needed = [word.partition(b"*") for word in after.encode().split()]
+    takes_next = _split(valued)
+
+    def are_there(plain: list[Word]) -> bool:
+        texts = [word.text.lower() for word in plain]
+        return len(texts) == len(needed) and all(
+            text.startswith(start) if star else text == start
+            for text, (start, star, _) in zip(texts, needed, strict=True)
+        )
 
     def find(words: list[Word]) -> Iterator[Place]:
-        plain = [word for word in words[1:] if not word.text.startswith(b"-")]
+        plain = [
+            word
+            for before, word in pairwise(words)
+            if word.text[:1] != b"-" and before.text not in takes_next
+        ]
         options = b"".join(word.text for word in words if word.text.startswith(b"-"))
-        if letter.encode() in options and [word.text for word in plain[: len(first)]] == first:
-            rest = plain[len(first) :]
-            if -len(rest) <= index < len(rest):
-                yield from _place(rest[index], 0, b"", kind)
+        count = len(needed)
+        places = range(len(plain) - count + 1) if letter.encode() in options else ()
+        at = next((at + count for at in places if are_there(plain[at : at + count])), len(plain))
+        rest = plain[at:]
+        if -len(rest) <= index < len(rest):
+            yield from _place(rest[index], 0, behind.encode(), kind)
 
-    return Way(find, "".join(rf"[\x00-\x20'\"]{re.escape(word)}(?s:.*)" for word in after.split()))
+    hints = (re.escape(word.removesuffix("*")) for word in after.split())
+    return Way(find, "".join(rf"[\x00-\x20'\"]{word}(?s:.*)" for word in hints))
 
 
 def _behind_name(after: str = "") -> Way:
@@ -162,14 +187,16 @@ def _assigned(after: str) -> Way:
     return Way(find, rf"[\x00-\x20'\"](?:{'|'.join(after.lower().split())})[\x00-\x20'\"](?s:.*)=")
 
 
-_is_logon = re.compile(rb"(?:userid=)?[A-Za-z_][\w$#]{0,63}/([^/@\s]{1,128})(?:@.*)?", re.DOTALL).fullmatch
+def _within(pattern: str, hint: str) -> Way:
+    """As the group of this expression, in any word."""
+    search = re.compile(pattern.encode()).search
 
+    def find(words: list[Word]) -> Iterator[Place]:
+        for word in words[1:]:
+            if found := search(word.text):
+                yield Place(word.start + found.start(1), word.start + found.end(1), "password")
 
-def _find_logons(words: list[Word]) -> Iterator[Place]:
-    """NAME/PASSWORD@PLACE, as Oracle's programs take it."""
-    for word in words[1:]:
-        if found := _is_logon(word.text):
-            yield Place(word.start + found.start(1), word.start + found.end(1), "password")
+    return Way(find, hint)
 
 
 _MYSQL = (
@@ -181,6 +208,7 @@ _CURL_FLAGS = "#0123456afgGiIjJklLMnNOpqRsSvZ"
 _LDAP_FLAGS = "xnvcLZMACWuFtT"
 _LINES: dict[str, tuple[Way, ...]] = {
     _MYSQL: (_attached("-p"),),
+    "mysqlsh": (_within(r"^[\w.-]{1,64}:([^@\s]{1,128})@", ":(?s:.*)@"),),
     "7z 7za 7zr 7zz": (_attached("-p"),),
     "rar unrar": (_attached("-p -hp"),),
     "xfreerdp xfreerdp3 wlfreerdp": (_attached("/p: /password: /gp:"),),
@@ -191,9 +219,14 @@ _LINES: dict[str, tuple[Way, ...]] = {
     ),
     "http https xh xhs": (_option("-a --auth", behind=":"),),
     "ab": (_option("-A -P", behind=":"),),
-    "etcdctl": (_option("--user", behind=":"),),
+    "etcdctl": (_option("--user", behind=":"), _word(0, "user add", behind=":")),
     "lftp": (_option("-u --user", behind=","),),
     "smbclient smbget smbcacls smbtree rpcclient net winexe": (_option("-U --user", behind="%"),),
+    "smbclient": (
+        _word(0, "//*", valued="-U --user -A -c -d -D -e -I -i -l -L -m -M -n -O -p -R -s -S -t -T -W"),
+    ),
+    "smbpasswd": (_word(1, valued="-c -D -r -U"),),
+    "samba-tool": (_word(1, "user create"), _word(1, "user add")),
     "wbinfo": (_option("-a --authenticate", behind="%"),),
     "skopeo buildah podman": (_option("--creds --src-creds --dest-creds", behind=":", flags=None),),
     "docker podman nerdctl helm oras crane regctl oc cf twine poetry az": (
@@ -202,25 +235,45 @@ _LINES: dict[str, tuple[Way, ...]] = {
     "kubectl": (_option("--from-literal", behind="=", kind="secret", flags=None),),
     "gh": (_option("-b --body", after="secret", kind="secret"),),
     "sshpass": (_option("-p", flags="ev"),),
-    "redis-cli valkey-cli keydb-cli": (_option("-a"),),
+    "redis-cli valkey-cli keydb-cli": (
+        _option("-a"),
+        _word(-1, "auth"),
+        _word(0, "config set requirepass"),
+        _word(0, "config set masterauth"),
+    ),
     "ldapsearch ldapadd ldapmodify ldapdelete ldapcompare ldapmodrdn ldapexop ldapwhoami": (
         _option("-w", flags=_LDAP_FLAGS),
     ),
+    "slappasswd": (_option("-s"),),
+    "kadmin kadmin.local": (
+        _option("-w", flags=None),
+        _within(r"-pw\s{1,4}([^\s\"']{1,128})", r"(?s:.*)-pw\s"),
+    ),
+    "plink pscp psftp kadmin kadmin.local": (_option("-pw", flags=None),),
     "ldappasswd": (_option("-w -s -a", flags=_LDAP_FLAGS),),
     "openssl": (
         _option("-passin -passout -pass -password", behind="pass:", flags=None),
-        _option("-k -K -hmac", kind="key", flags=None),
+        _option("-k -K -hmac -psk", kind="key", flags=None),
         _option("-macopt", behind="key:", kind="key", flags=None),
         _word(-1, "passwd"),
     ),
     "mongo mongosh mongodump mongorestore mongoexport mongoimport mongostat mongotop mongofiles cqlsh cypher-shell "
-    "mydumper myloader rabbitmqadmin openfortivpn crackmapexec nxc evil-winrm hydra rdesktop": (
+    "mydumper myloader rabbitmqadmin openfortivpn crackmapexec nxc evil-winrm hydra rdesktop hdbsql doveadm ncftpput": (
         _option("-p"),
     ),
     "sqlcmd bcp osql tsql zip zipcloak unzip ipmitool mosquitto_pub mosquitto_sub": (
         _option("-P", flags="rqjom"),
     ),
-    "sqlplus sqlldr expdp impdp rman": (Way(_find_logons, "/"),),
+    "mongo mongosh": (
+        _within(
+            r"\bauth\(\s{0,4}[\"'][^\"']{0,128}[\"']\s{0,4},\s{0,4}[\"']([^\"']{1,128})", r"(?s:.*)auth\("
+        ),
+    ),
+    "vsql": (_option("-w"),),
+    # NAME/PASSWORD@PLACE
+    "sqlplus sqlldr expdp impdp exp imp rman": (
+        _within(r"^(?:userid=)?[A-Za-z_][\w$#]{0,63}/([^/@\s]{1,128})(?=[@\s]|\Z)", "/"),
+    ),
     "ssh-keygen": (_option("-N -P"),),
     "swaks": (_option("-ap", flags=None),),
     "sendemail sendEmail": (_option("-xp", flags=None),),
@@ -231,16 +284,40 @@ _LINES: dict[str, tuple[Way, ...]] = {
     "htpasswd": (_word(-1, letter="b"),),
     "wpa_passphrase": (_word(1),),
     "isql": (_word(2),),
-    "mkpasswd": (_word(0),),
-    "rclone": (_word(0, "obscure"),),
+    "mkpasswd": (_word(0, valued="-m --method -S --salt -R --rounds -P --password-fd"),),
+    "mosquitto_passwd": (_word(-1, letter="b"),),
+    "chpasswd": (_word(0, behind=":"),),
+    "rclone": (_word(0, "obscure"), _behind_name("create update")),
     "rabbitmqctl": (_word(1, "add_user"), _word(1, "change_password"), _word(1, "authenticate_user")),
     "ngrok": (_word(0, "authtoken", kind="token"), _word(0, "config add-authtoken", kind="token")),
-    "vault": (_word(0, "login", kind="token"), _assigned("put patch")),
-    "mc": (_word(3, "alias set", kind="key"), _word(3, "config host add", kind="key")),
-    "heroku": (_assigned("config:set"),),
+    "vault": (
+        _word(0, "login", kind="token"),
+        _word(0, "unseal", kind="key"),
+        _word(0, "unwrap", kind="token"),
+        _assigned("put patch"),
+    ),
+    "mc": (
+        _word(3, "alias set", kind="key"),
+        _word(3, "config host add", kind="key"),
+        _word(2, "admin user add", kind="key"),
+    ),
+    "pulumi": (_word(1, "config set"),),
+    "cf": (_word(2, "set-env", kind="secret"),),
+    "cargo": (_word(0, "login", valued="--registry", kind="token"),),
+    "poetry": (_word(0, "config pypi-token*", kind="token"),),
+    "poetry composer": (_word(1, "config http-basic*"), _word(0, "config github-oauth*", kind="token")),
+    "grafana-cli grafana": (_word(0, "reset-admin-password"),),
+    "neo4j-admin": (_word(0, "set-initial-password"),),
+    "gitlab-runner": (_option("-r", after="register", kind="token"),),
+    "ansible-vault": (
+        _word(0, "encrypt_string", valued="--vault-id --vault-password-file --name -n", kind="secret"),
+    ),
+    "aws": (_option("--value", after="put-parameter", kind="secret", flags=None),),
+    "az": (_option("--value", after="secret", kind="secret", flags=None),),
+    "heroku dokku": (_assigned("config:set"),),
     "flyctl fly doppler": (_assigned("set"),),
     "nmcli pppd mysqladmin mariadb-admin": (_behind_name(),),
-    "aws npm": (_behind_name("set"),),
+    "aws npm pnpm yarn": (_behind_name("set"),),
 }
 PROGRAMS: dict[bytes, tuple[Way, ...]] = {}
 for _names, _ways in _LINES.items():
@@ -248,33 +325,41 @@ for _names, _ways in _LINES.items():
         PROGRAMS[_name] = PROGRAMS.get(_name, ()) + _ways
 
 # Whose options called password ask for it, or say what its value is: it is not the next argument.
-ASKING = _split(_MYSQL) | _split("openssl")
+ASKING = _split(_MYSQL) | _split("openssl pulumi")
 
 # They are given secrets on their standard input.
-_STDIN_OPTIONS = _split("--password-stdin --stdin --passphrase-fd --pass-stdin --with-token")
+_STDIN_OPTIONS = _split("--password-stdin --stdin --pass-stdin --with-token stdin")
+_READERS = _split("chpasswd passwd smbpasswd cryptsetup kinit")
+_PRINTERS = _split("echo printf yes")
 
 
 def takes_from_pipe(words: list[Word]) -> bool:
     """Whether a command reads a secret where another one's output goes."""
-    texts = {word.text for word in words}
-    if texts & _STDIN_OPTIONS or b"chpasswd" in {text.rpartition(b"/")[2] for text in texts}:
+    texts = [word.text for word in words]
+    names = [text.rpartition(b"/")[2] for text in texts]
+    if _STDIN_OPTIONS & {*texts} or (b"--passphrase-fd", b"0") in pairwise(texts):
         return True
-    return b"sudo" in texts and any(re.match(rb"-[A-Za-z]*S", text) for text in texts)
+    if names[0] != b"sudo":
+        return names[0] in _READERS
+    return bool(_READERS & {*names}) or any(re.match(rb"-[A-Za-z]*S", text) for text in texts)
 
 
 def printed(words: list[Word]) -> Iterator[Place]:
     """What a command prints that is piped into such a one."""
-    if words[0].text in (b"echo", b"printf"):
+    if words[0].text in _PRINTERS:
         for word in words[1:]:
             if not word.text.startswith((b"-", b"%", b"$")):
                 yield from _place(word, word.text.find(b":") + 1, b"", "password")
 
 
-_BORDER = r"(?:^|[\x00-\x20/'\"(;&|`])"
-_PIPE_HINT = r"(?:echo|printf)[^\x00|]*\|[^\x00]*(?:chpasswd|-stdin|--with-token|-fd|sudo[^\x00]*-[a-z]*s)"
+_BORDER = r"(?:^|[\x00-\x20/'\"(;&|`\\])"
+_PIPE_HINT = (
+    r"(?:echo|printf|yes)[^\x00|]*\|[^\x00]*"
+    r"(?:passwd|cryptsetup|kinit|stdin|--with-token|-fd|sudo[^\x00]*-[a-z]*s)"
+)
 HINTS = (
     *(
-        rf"{_BORDER}(?:{'|'.join(map(re.escape, names.lower().split()))})(?:[\x00-\x20'\"](?s:.*))?(?:{way.hint})"
+        rf"{_BORDER}(?:{'|'.join(map(re.escape, names.lower().split()))})(?:[\x00-\x20'\"<>](?s:.*))?(?:{way.hint})"
         for names, ways in _LINES.items()
         for way in ways
     ),

@@ -16,20 +16,23 @@ from collections.abc import Callable, Iterable
 
 from procwatchd.rules import programs, shapes
 from procwatchd.rules.commands import read_commands
-from procwatchd.rules.regex import compile_any, compile_regex
+from procwatchd.rules.regex import compile_any, compile_regex, compile_wide
 from procwatchd.rules.shapes import Secret
 
 KEY_BYTES = 32
 MARK_BYTES = 4
 
 # Limits.
-AROUND_BYTES = 2048  # how far from where a command line is cut is looked for what a secret there belongs to
+WHOLE_BYTES = 16 << 10  # of longer command lines only what is shown is looked at, and this around it:
+AFTER_BYTES = 2 << 10
+BEFORE_BYTES = 8 << 10
+NAME_BYTES = 128  # of an option that may be called secret, or take one
 PATTERNS_LIMIT = 100  # own ones
 
 _HINTS = (*shapes.SHAPES_HINTS, *shapes.NAMES_HINTS, *programs.HINTS)
 _is_suspicious = compile_any(_HINTS)
 _words = re.compile(rb"[^\s\0]++")
-_first_words = re.compile(rb"(?:[\s\0]{0,16}[^\s\0]{0,2048}){2}")
+_first_argument = re.compile(rb"(?:[^\0]{0,%d}\0)?[^\0]*+" % NAME_BYTES)
 
 
 class Redactor:
@@ -47,6 +50,7 @@ class Redactor:
         self._patterns: tuple[tuple[str, Callable[[str], bool]], ...] = tuple(
             (kind, compile_regex(pattern)) for kind, pattern in named
         )
+        self._is_own = compile_wide(pattern for _, pattern in named)
         self._hides_nothing = not is_builtin and not named
         asked = repr((_HINTS, is_builtin, named)).encode()
         self.fingerprint = int.from_bytes(hashlib.blake2b(asked, key=key, digest_size=7).digest())
@@ -62,29 +66,37 @@ class Redactor:
         What else there is of the two, which are the same where nothing is missing, is looked at, too: a secret is one
         on both sides of where it is cut.
         """
-        is_clean = head is tail and not self._patterns and not _is_suspicious(shapes.lowered(head))
+        is_whole = head is tail
+        is_clean = is_whole and not self._patterns and not _is_suspicious(shapes.lowered(head))
         if self._hides_nothing or is_clean:
             return head[:head_bytes], tail[len(tail) - tail_bytes :]
-        head, tail = head[: head_bytes + AROUND_BYTES], tail[-tail_bytes - AROUND_BYTES :]
-        joined = head + b"\0" + tail
-        found = _disjoint([*self._find(joined), *_cut_words(head, tail)])
+        if is_whole and len(head) <= WHOLE_BYTES:
+            text, found = head, self._find(head)
+        else:
+            head, tail = head[: head_bytes + AFTER_BYTES], tail[-tail_bytes - BEFORE_BYTES :]
+            text = head + b"\0" + tail
+            found = _disjoint([*self._find(text), *_next_to_cut(head, tail)])
         return (
-            self._replaced(joined, found, 0, head_bytes),
-            self._replaced(joined, found, len(joined) - tail_bytes, len(joined)),
+            self._replaced(text, found, 0, head_bytes),
+            self._replaced(text, found, len(text) - tail_bytes, len(text)),
         )
 
-    def redact_variable(self, name: str, value: bytes) -> bytes:
-        """What a variable of the environment holds, without secrets."""
+    def redact_variable(self, name: str, value: bytes, limit: int | None = None) -> bytes:
+        """What a variable of the environment holds, without secrets; with a `limit`, so many of its first bytes."""
         if self._is_builtin and shapes.is_secret_name(name.encode()) and not shapes.is_harmless(value):
             return self._mark(Secret(0, len(value), shapes.kind_of(name.encode()), value))
-        return self.redact(value)
+        return self.redact(value) if limit is None else self.redact_cut(value, limit, value, 0)[0]
 
     def _find(self, text: bytes) -> list[Secret]:
         """The secrets, in order and apart from one another."""
         found: list[Secret] = []
         if self._is_builtin and _is_suspicious(shapes.lowered(text)):
             reading = read_commands(text)
-            found = [*shapes.shaped(text), *reading.secrets, *shapes.named(text, reading.scripts)]
+            found = [
+                *shapes.shaped(text, reading.scripts),
+                *reading.secrets,
+                *shapes.named(text, reading.scripts),
+            ]
         if self._patterns:
             found += self._find_own(text)
         return _disjoint(found) if found else found
@@ -95,7 +107,7 @@ class Redactor:
         start = 0
         for argument in text.split(b"\0"):
             shown = argument.decode("utf-8", "replace")
-            for kind, is_in in self._patterns:
+            for kind, is_in in self._patterns if self._is_own(shown) else ():
                 if is_in(shown):
                     words = [*_words.finditer(argument)]
                     hits = [w for w in words if is_in(w[0].decode("utf-8", "replace"))]
@@ -120,18 +132,19 @@ class Redactor:
         return f"<redacted:{secret.kind}:{digest}>".encode()
 
 
-def _cut_words(head: bytes, tail: bytes) -> list[Secret]:
+def _next_to_cut(head: bytes, tail: bytes) -> list[Secret]:
     """What may be a part of a secret, or be called one by what is not there: next to where the middle was.
 
-    It is farther from there than a word is long, unless that was not to be had.
+    Before it that is a word, as what is longer is known by how it begins. Behind it that is an argument, and if it is
+    no longer than a name the next one, too.
     """
     found = []
     # Not by a regular expression, which would try each place in turn.
-    edge = head[-AROUND_BYTES:].replace(b"\0", b" ")
+    edge = head[-AFTER_BYTES:].replace(b"\0", b" ")
     if edge and not edge[-1:].isspace():
         word = edge.rsplit(None, 1)[-1]
         found.append(Secret(len(head) - len(word), len(head), "cut", word))
-    if (first := _first_words.match(tail)) and first[0]:
+    if (first := _first_argument.match(tail)) and first[0]:
         start = len(head) + 1
         found.append(Secret(start, start + first.end(), "cut", first[0]))
     return found

@@ -6,7 +6,8 @@ for good. So patterns go to the engine that pydantic brings along, Rust's regex:
 look-around and back-references.
 
 For each byte that engine goes through all places in the pattern where it may be, in the worst case; and `(a{100}){100}`
-has ten thousand. So what counts in braces come to has a limit, as the length has.
+has ten thousand. So what counts in braces come to has a limit, as the length has; and what would hide them, comments
+by the flag x, is not taken.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ COUNTS_LIMIT = 1000  # characters and sets, written out as often as counts say
 
 _SPECIAL = frozenset(r"\.+*?()|[]{}^$#&-~")
 _TOKEN = re.compile(
-    r"""(?P<open>\((?:\?(?:P?<[^>]*>|[a-zA-Z-]*[:)]))?)
+    r"""(?P<open>\((?:\?(?:P?<[^>]*>|(?P<flags>[a-zA-Z-]*)[:)]))?)
       | (?P<close>\))
       | (?P<count>\{\s*(?P<low>[0-9]*)\s*(?:,\s*(?P<high>[0-9]*)\s*)?\})
       | (?P<bracket>\[\^?\]?|\])
@@ -58,7 +59,10 @@ def _search(pattern: str) -> Callable[[str], bool]:
 
 
 def _counted(pattern: str) -> int:
-    """How much the counts in a pattern, which the engine takes, come to; rather too much than too little."""
+    """How much the counts in a pattern, which the engine takes, come to; rather too much than too little.
+
+    Raises RegexError.
+    """
     # For each open group, what it has: each written out, and how much of that is by counts.
     groups: list[list[tuple[int, int]]] = [[]]
     brackets = 0
@@ -68,6 +72,8 @@ def _counted(pattern: str) -> int:
             brackets = max(0, brackets + (1 if token[0][0] == "[" else -1))
         if brackets:
             continue
+        if "x" in (token["flags"] or ""):
+            raise RegexError("its flag x, for comments, is not taken")
         if kind == "open" and not token[0].endswith(")"):
             groups.append([])
         elif kind == "close" and len(groups) > 1:
@@ -84,6 +90,14 @@ def _counted(pattern: str) -> int:
 def compile_any(patterns: Iterable[str]) -> Callable[[str], bool]:
     """The same for any of `patterns`, which are this program's own and have no limit."""
     return _search("|".join(patterns))
+
+
+def compile_wide(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """The same for any of `patterns`, which `compile_regex` took; of anything, where they are too big together."""
+    try:
+        return compile_any(f"(?:{pattern})" for pattern in patterns)
+    except RegexError:
+        return lambda _text: True
 
 
 def compile_literals(literals: Iterable[str]) -> Callable[[str], bool]:

@@ -12,6 +12,7 @@ what it took (`++`, `*+`; of single characters alone: with groups Python 3.11.2 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -28,17 +29,20 @@ class Secret(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """`pattern` finds it: its group where it has one, else all of it.
+    """`pattern` finds it: that group of it which matches, if it has any, else all of it.
 
     `hint` is a wider one in Rust's syntax, for the text in lower case, so that most texts need not be searched.
+    `is_header`: it ends where a word of a shell's does, and goes on to the next quote where that is none.
     """
 
     kind: str
     hint: str
     pattern: str
+    is_header: bool = False
 
 
 _EDGE = "(?<![A-Za-z0-9_-])"
+_HEADER_VALUE = r"([^\s\0\"'\\;&|][^\s\0\"';&|]*+)"
 _SHAPES = (
     _Shape(
         "private-key",
@@ -89,31 +93,52 @@ _SHAPES = (
     _Shape("private-key", "age-secret-key-1[a-z0-9]{20}", _EDGE + r"AGE-SECRET-KEY-1[A-Z0-9]{20,}+"),
     _Shape(
         "password",
-        "(?:identified|password)[^\\x00]{0,64}'",
-        r"(?i:\bidentified\s{1,4}(?:with\s{1,4}\S{1,40}\s{1,4})?(?:by|as)|\bpassword)\s{1,4}"
-        r"(?:=\s{0,4})?'([^'\0]{1,256})'",
+        r"password(?:[\s=(]+[enu&]*(?:'|\\?\$\\?\$)|\s+for\s)",
+        r"(?i:\bpassword(?:\s{1,4}for\s{1,4}[^\s\0]{1,80})?(?:\s{1,4}(?:=\s{0,4})?|\s?\(\s?)(?:E|N|U&)?)"
+        r"(?:'((?:[^'\0]|''){1,256})'|\\?\$\\?\$([^$\0]{1,256}?)\\?\$\\?\$)",
+    ),
+    _Shape(
+        "password",
+        r"identified[^\x00]*['\"]",
+        r"(?i:\bidentified\s{1,4}(?:with\s{1,4}[^\s\0]{1,40}\s{1,4})?(?:by|as)\s{1,4}(?:password\s{1,4})?)"
+        r"(?:'((?:[^'\0]|''){1,256})'|\\?\"([^\"\\\0]{1,256})\\?\")",
     ),
     _Shape(
         "authorization",
         "authorization[\"']?[ \t]*[:=]",
         r"(?i:authorization[\"']?[ \t]{0,4}[:=][ \t]{0,4}\\?[\"']?(?:[a-z][a-z0-9-]{1,30}[ \t]{1,4})?)"
-        r"([^\s\0\"'\\][^\0\"'\r\n]*+)",
+        + _HEADER_VALUE,
+        is_header=True,
     ),
     _Shape("authorization", "bearer[ \t]+[a-z0-9]", r"(?i:\bbearer[ \t]{1,4})([A-Za-z0-9._~+/-]{8,}+=*+)"),
     _Shape(
         "cookie",
         "cookie:",
-        r"(?i:(?<![A-Za-z])(?:set-)?cookie:[ \t]{0,4})([^\s\0\"'][^\0\"'\r\n]*+)",
+        r"(?i:(?<![A-Za-z])(?:set-)?cookie:[ \t]{0,4})" + _HEADER_VALUE,
+        is_header=True,
     ),
     _Shape(
         "token",
-        "(?:key|token|secret|auth|password)[\"']?:",
-        r"(?i:(?<![A-Za-z0-9_-])x-(?:[a-z0-9]{1,20}-){0,4}(?:key|token|secret|auth|password):[ \t]{0,4})"
-        r"([^\s\0\"'][^\0\"'\r\n]*+)",
+        "(?:key|token|secret|auth|password|-art-api)[\"']?:",
+        r"(?i:(?<![A-Za-z0-9_-])(?:(?:x|ocp)-(?:[a-z0-9]{1,20}-){0,4}(?:key|token|secret|auth|password)|x-jfrog-art-api)"
+        r":[ \t]{0,4})" + _HEADER_VALUE,
+        is_header=True,
+    ),
+    _Shape(
+        "token", "[\"']auth\\\\?[\"']", r"[\"']auth\\?[\"'][ \t]{0,4}:[ \t]{0,4}\\?[\"']([A-Za-z0-9+/=]{8,}+)"
     ),
     _Shape("token", "private-token:", r"(?i:private-token:[ \t]{0,4})([^\s\0\"']++)"),
     _Shape(
-        "url-password", r"://[^\x00 /]*:[^\x00 /]*@", r"://[^\s\0/?#@:'\"]{0,256}:([^\s\0/?#'\"]{1,512})@"
+        "url-password",
+        r"://[^\x00 /]*:[^\x00 ]*@",
+        # What has `/` and the like in it may as well be a port and a path.
+        r"://[^\s\0/?#@:'\"\[]{0,256}:(?!x-oauth-basic@)"
+        r"([^\s\0/?#'\"]{1,512}|(?![0-9]{0,5}[/?#]|[${%<])[^\s\0'\"@]{1,512})@(?!sha256:)",
+    ),
+    _Shape(
+        "token",
+        "://[^\\x00 /:]{8,}(?::(?:x-oauth-basic)?)?@",
+        r"://(?:([^\s\0/?#@:'\"]{8,256}):x-oauth-basic|(?=[A-Za-z_-]{0,255}[0-9])([\w-]{20,256}):?)@",
     ),
 )
 # The other half of an AWS key has no shape of its own, so it is one only beside the first half.
@@ -123,31 +148,50 @@ _AWS_SECRET = re.compile(
 
 # How names of secrets end. The short ones are words of their own, the long ones may be the end of any.
 _LONG_NAMES = (
-    "password|passwd|passphrase|passcode|secret|token|credentials?|secret[-_](?:string|value|key[-_]base)"
-    "|(?:api|access|secret|auth|account|shared|encryption|signing|master|storage|deploy)[-_]?key"
-    "|(?:require|store|key|db|my|root|admin|ssh|user|smtp|ftp|http|proxy|sql|bind|rpc|ldap)(?:pass|pwd)"
+    "passwords?|passwd|passphrase|passcode|secrets?|tokens?|credentials?|creds|secret[-_](?:string|value|key[-_]base)"
+    "|(?:api|access|secret|auth|account|shared|encryption|signing|master|storage|deploy|private|subscription|app)"
+    "[-_]?keys?|(?:require|store|key|db|my|root|admin|ssh|user|smtp|ftp|http|proxy|sql|bind|rpc|ldap)(?:pass|pwd)"
+    "|(?:basic[-_]|rediscli[-_])auth|(?:github|gitlab|azure|devops|access)[-_]pat"
 )
-_SHORT_NAMES = "pass|pwd|psk"
+_SHORT_NAMES = "pass|pwd|psk|pw|_auth"
 _NUMBER = "(?:[-_]?[0-9]{1,2})?"
 _NAME = f"(?:(?i:{_LONG_NAMES})|(?<![A-Za-z])(?i:{_SHORT_NAMES})|(?<=[a-z])(?:Pass|PASS|Pwd|PWD)){_NUMBER}(?![A-Za-z])"
 LOWER_NAMES = f"(?:{_LONG_NAMES}|{_SHORT_NAMES}){_NUMBER}"
-_named = re.compile(rf"""({_NAME})(=|\\?["'][ \t]{{0,4}}[:=][ \t]{{0,4}}|:[ \t]{{1,4}})""".encode())
+# Between a name and its value. `:` alone is so for options and before quotes, for others it has blanks behind it. What
+# `=` with blanks gives may be code.
+_named = re.compile(
+    rf"({_NAME})(=|[ \t]{{1,4}}=(?!=)[ \t]{{0,4}}+(?![\w.]{{1,32}}[(\[])|\\?[\"'][ \t]{{0,4}}[:=][ \t]{{0,4}}"
+    r"|:(?:[ \t]{1,4}|(?=[^\s:/])))".encode()
+)
 _is_name = re.compile(rf"[A-Za-z0-9_./:@-]{{0,128}}{_NAME}".encode()).fullmatch
 NAMES_HINTS = (
-    rf"{LOWER_NAMES}(?:=|\\?[\"'][ \t]*[:=]|:[ \t])",
-    rf"(?:^|[\x00-\x20'\"(;&|`])--?[a-z0-9_./:@-]*{LOWER_NAMES}[\"']?[\x00-\x20]",
+    rf"{LOWER_NAMES}(?:[ \t]*=|\\?[\"'][ \t]*[:=]|:[ \t]|:\\?[\"'])",
+    rf"(?:^|[\x00-\x20'\"(;&|`])--?[a-z0-9_./:@-]*{LOWER_NAMES}[\"']?[\x00-\x20:]",
+    rf"(?:^|[\x00-\x20])/[a-z0-9_.-]*{LOWER_NAMES}:",
 )
 
-# What takes no value, though it ends like the name of a secret; and what is a file or a working directory.
-_is_switch = re.compile(
-    rb"(?i)-{0,2}(?:(?:no|use|with|without|allow|require|enable|disabled?|ask|prompt|show|reset|skip|force)-.*"
-    rb"|askpass|auth-user-pass)"
+# What ends like the name of a secret and is none; what takes no value, unless it is in the same argument; and which
+# values show that a name is that of something else.
+_is_other_name = re.compile(
+    rb"(?i)(?:.*[-_.])?(?:(?:next|starting|continuation|eos|bos|pad|unk|sep|cls|mask|stop|special|separator|max|min|num|n)"
+    rb"[-_](?:tokens?|pass)|(?:low|high|band|all|by|one|two|single|multi|render)[-_]pass)|.*debug[-_]pass|(?-i:(?:OLD)?PWD)"
 ).fullmatch
+_is_switch = re.compile(
+    rb"(?i)-{0,2}(?:(?:no|use|with|without|allow|require|enable|disabled?|ask|prompt|show|reset|skip|force"
+    rb"|list|export|delete|generate|get|print)-.*"
+    rb"|askpass|auth-user-pass)|-.*(?:creds|private-key)|-pw"
+).fullmatch
+_is_of_another = re.compile(
+    rb"(?is).*(?:pass=[0-9]{1,3}|tokens=[0-9]{1,9}|pwd=/.*|auth[-_]token=(?:simple|jwt,.*))"
+).fullmatch
+# No secret whatever its name: words that switch, rests of patterns, and places where a secret is to be had.
 _is_harmless = re.compile(
-    rb"(?i:|true|false|yes|no|none|null|nil|on|off|ask|prompt|-|[*.]+|[0-9]|\{\{.*|(?:type|id)=.*)"
+    rb"(?is:|true|false|yes|no|none|null|nil|on|off|ask|prompt|env|file|[0-9]|[^a-z0-9\x80-\xff]{1,3}|[*./^$]+(?:[a-z]|\{.*)?"
+    rb"|%[a-z]|</?[a-z]{1,5}>|\{\{.*|(?:type|id|source)=.*|env:\w+|file:[\w./~-]+"
+    rb"|@?(?-i:/[a-z][a-z-]{1,15}|~|\.{1,2})/[\w./@-]*|@[\w-]+\.[a-z]{2,5})"
 ).fullmatch
 _is_expanded = re.compile(
-    rb"\"?(?:\$(?:|[A-Za-z_]\w*|\{[^}]*\}|[0-9@*#?]|\(.*)|`.*)(?:[\"'\s].*)?", re.DOTALL
+    rb"\"?(?!\$')(?:\$(?:|[A-Za-z_]\w*|\{[^}]*\}|[0-9@*#?]|\(.*)|`.*)(?:[\"'\s].*)?", re.DOTALL
 ).fullmatch
 
 # A word of a shell's, with its quotes.
@@ -155,8 +199,16 @@ WORD = rb"(?:[^\s;&|()<>`\"'\\\0]++|\\[^\0]|\"(?:[^\"\\\0]++|\\[^\0])*\"?|'[^'\0
 _shell_value = re.compile(WORD + rb"*").match
 _quotes = re.compile(rb"\\([^\0])|[\"']")
 _to_end = re.compile(rb"[^\0]*+").match
-_escaped_value = re.compile(rb"\\[\"']([^\"'\\\0]*+)").match
-_quoted_value = re.compile(rb"\"((?:[^\"\\\0]++|\\[^\0])*)|'([^'\0]*+)").match
+_string = re.compile(
+    rb"\\[\"']([^\"'\\\0]*+)(?:\\[\"'])?|\"((?:[^\"\\\0]++|\\[^\0])*)\"?|'([^'\0]*+)'?"
+).match
+# A list up to its first value, which is quoted, or a mapping that has one.
+_opening = re.compile(
+    rb"\s{0,8}[\[{][\s\[{]{0,8}(?:\\?[\"'](?i:value|data|plain|string|text)\\?[\"']\s{0,4}:\s{0,4}|(?<!\{))(?=\\?[\"'])"
+).match
+_comma = re.compile(rb"\s{0,8},\s{0,8}(?=\\?[\"'])").match
+_quoted = re.compile(rb"\\[^\0]|\"(?:[^\"\\\0]++|\\[^\0])*\"?|'[^'\0]*+'?")
+_to_quote = re.compile(rb"[^\0\"'\r\n]*+").match
 # Where a value among others ends, by what stands before its name.
 _UP_TO = {
     separator: re.compile(rb"[^\0" + stops + rb"]*+").match
@@ -171,11 +223,11 @@ _UP_TO = {
 }
 _up_to_blank = re.compile(rb"[^\0\s;&|<>\"',)}\]]*+").match
 
-_PATTERNS = tuple(
-    (shape.kind, compile_any([shape.hint]), re.compile(shape.pattern.encode())) for shape in _SHAPES
-)
+_PATTERNS = tuple((shape, compile_any([shape.hint]), re.compile(shape.pattern.encode())) for shape in _SHAPES)
 SHAPES_HINTS = tuple(shape.hint for shape in _SHAPES)
 NAME_LOOK_BACK = 64
+_QUOTES = (b'"', b"'", b"\\")
+_BEFORE_OPTION = (b"", b"\0", b" ", b"\n")
 _NAME_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
 
 
@@ -184,9 +236,38 @@ def lowered(text: bytes) -> str:
     return text.lower().decode("latin-1")
 
 
+class _Text:
+    """Arguments, and from where to where they are scripts of a shell's."""
+
+    def __init__(self, text: bytes, scripts: list[tuple[int, int]]) -> None:
+        self._text = text
+        self._scripts = scripts
+        self._quoted: list[tuple[int, int]] | None = None
+
+    def is_in_script(self, at: int) -> bool:
+        return any(low <= at < high for low, high in self._scripts)
+
+    def quoted_up_to(self, at: int) -> int:
+        """Where the quoted text ends that has this place in it, before its last quote; 0: it is not quoted."""
+        if self._quoted is None:
+            self._quoted = [found.span() for found in _quoted.finditer(self._text) if found[0][:1] != b"\\"]
+        index = bisect_left(self._quoted, (at, 0)) - 1
+        end = self._quoted[index][1] - 1 if index >= 0 else 0
+        return end if at <= end else 0
+
+    def is_bare(self, at: int) -> bool:
+        """Whether a blank there ends a word of a shell's."""
+        return self.is_in_script(at) and not self.quoted_up_to(at)
+
+
 def is_secret_name(name: bytes) -> bool:
     """Whether what goes by this name, of a variable or an option with its dashes, is a secret."""
-    return _is_name(name) is not None and not _is_switch(name) and name not in (b"PWD", b"OLDPWD")
+    return _is_name(name) is not None and not _is_other_name(name) and not _is_switch(name)
+
+
+def is_secret(name: bytes, value: bytes) -> bool:
+    """Whether this value, in an argument of its own, is a secret because of this name."""
+    return is_secret_name(name) and not _is_of_another(name + b"=" + value[:16])
 
 
 def kind_of(name: bytes) -> str:
@@ -209,38 +290,54 @@ def unquoted(word: bytes) -> bytes:
     return _quotes.sub(rb"\1", word)
 
 
-def shaped(text: bytes) -> Iterator[Secret]:
-    """What looks like a secret in arguments."""
+def shaped(text: bytes, scripts: list[tuple[int, int]]) -> Iterator[Secret]:
+    """What looks like a secret in arguments. `scripts`: from where to where the text is a shell's."""
+    whole = _Text(text, scripts)
     has_aws_key = False
     lower = lowered(text)
-    for kind, is_likely, pattern in _PATTERNS:
-        for found in pattern.finditer(text) if is_likely(lower) else ():
-            group = found.lastindex or 0
-            value = found[group]
+    for shape, is_likely, pattern in _PATTERNS:
+        for start, end in _places(whole, text, shape, pattern) if is_likely(lower) else ():
+            value = text[start:end]
             if not is_harmless(value, in_shell=True):
-                has_aws_key |= kind == "aws-key"
-                yield Secret(found.start(group), found.end(group), kind, value)
+                has_aws_key |= shape.kind == "aws-key"
+                yield Secret(start, end, shape.kind, value)
     if has_aws_key:
         for found in _AWS_SECRET.finditer(text):
             yield Secret(found.start(), found.end(), "aws-key", found[0])
 
 
-def named(text: bytes, shells: list[tuple[int, int]]) -> Iterator[Secret]:
-    """What is called a secret in arguments, as in NAME=VALUE. `shells`: from where to where the text is a shell's."""
+def _places(
+    whole: _Text, text: bytes, shape: _Shape, pattern: re.Pattern[bytes]
+) -> Iterator[tuple[int, int]]:
+    at = 0
+    while found := pattern.search(text, at):
+        start, end = found.span(found.lastindex or 0)
+        if shape.is_header and not whole.is_bare(start) and (rest := _to_quote(text, end)):
+            end = rest.end()
+        yield start, end
+        at = max(end, found.end())
+
+
+def named(text: bytes, scripts: list[tuple[int, int]]) -> Iterator[Secret]:
+    """What is called a secret in arguments, as in NAME=VALUE. `scripts`: from where to where the text is a shell's."""
+    whole = _Text(text, scripts)
     at = 0
     while found := _named.search(text, at):
         at = found.end()
         start = _start_of_name(text, found.start())
         name = text[start : found.end(1)]
-        if not is_secret_name(name.lstrip(b"-")) or text[start - 1 : start] in (b"$", b"{"):
+        in_shell = whole.is_in_script(start)
+        # `"password: "; …`: the quote is not the value's.
+        is_end = text[at : at + 1] in _QUOTES and whole.quoted_up_to(start) == at
+        if is_end or not _is_called(text, start, found, in_shell=in_shell):
             continue
-        in_shell = any(low <= start < high for low, high in shells)
-        value_start, value_end = _value(text, start, found, in_shell=in_shell)
-        value = text[value_start:value_end]
-        plain = unquoted(value) if in_shell else value
-        if not is_harmless(value, in_shell=in_shell) and plain and not _is_directory(name, value):
-            yield Secret(value_start, value_end, kind_of(name), plain)
-        at = max(at, value_end)
+        for low, high in _values(text, start, found, in_shell=in_shell):
+            value = text[low:high]
+            plain = unquoted(value) if in_shell else value
+            is_other = is_harmless(value, in_shell=in_shell) or _is_of_another(name + b"=" + value[:16])
+            if plain and not is_other:
+                yield Secret(low, high, kind_of(name), plain)
+            at = max(at, high)
 
 
 def _start_of_name(text: bytes, end: int) -> int:
@@ -248,20 +345,42 @@ def _start_of_name(text: bytes, end: int) -> int:
     return end - len(before) + len(before.rstrip(_NAME_BYTES))
 
 
-def _is_directory(name: bytes, value: bytes) -> bool:
-    return name.lower().endswith(b"pwd") and value.startswith(b"/")
+def _is_called(text: bytes, start: int, found: re.Match[bytes], *, in_shell: bool) -> bool:
+    """Whether what comes behind a name that begins at `start` is said to be a secret."""
+    before, name = text[max(0, start - 2) : start], text[start : found.end(1)]
+    # A shell's variable that is used, not set.
+    if before == b"${" or (in_shell and before[-1:] == b"$"):
+        return False
+    if found[2] == b":":
+        is_option = name[:1] == b"-" or (before[-1:] == b"/" and before[:-1] in _BEFORE_OPTION)
+        if not is_option and text[found.end() : found.end() + 1] not in _QUOTES:
+            return False
+    return _is_name(name) is not None and not _is_other_name(name)
 
 
-def _value(text: bytes, start: int, found: re.Match[bytes], *, in_shell: bool) -> tuple[int, int]:
-    """From where to where the value goes whose name begins at `start`."""
+def _values(text: bytes, start: int, found: re.Match[bytes], *, in_shell: bool) -> Iterator[tuple[int, int]]:
+    """From where to where the values go whose name begins at `start`."""
     at, is_assigned = found.end(), found[2] == b"="
     if is_assigned and text[at : at + 1] == b"=":
         at += 1
     before = text[start - 1 : start] or b"\0"
-    if not is_assigned or not (in_shell or before == b"\0"):
-        quoted = _escaped_value(text, at) or _quoted_value(text, at)
-        if quoted:
-            return quoted.span(quoted.lastindex or 0)
+    strings = [] if is_assigned and (in_shell or before == b"\0") else [*_strings(text, at)]
+    if strings:
+        yield from strings
+        return
     match = _UP_TO.get(before) or (_shell_value if in_shell else _to_end if before == b"\0" else _up_to_blank)
     end = match(text, at)
-    return at, at if end is None else end.end()
+    yield at, at if end is None else end.end()
+
+
+def _strings(text: bytes, at: int) -> Iterator[tuple[int, int]]:
+    """The quoted text there, or all that a list begins with."""
+    opening = _opening(text, at)
+    at = opening.end() if opening else at
+    is_list = opening is not None and b"{" not in opening[0]
+    while found := _string(text, at):
+        yield found.span(found.lastindex or 0)
+        comma = _comma(text, found.end()) if is_list else None
+        if comma is None:
+            return
+        at = comma.end()

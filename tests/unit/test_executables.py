@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,3 +158,37 @@ def test_what_is_no_file_has_none(asker: Asker, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path, "/dev/zero", tmp_path / "missing"):
         assert asker.ask(path) == Checksum(None, is_late=False)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("error", [OSError(5, "x"), MemoryError(), ValueError("x")])
+def test_whatever_happens_to_one_file_the_others_are_hashed(
+    asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with monkeypatch.context() as patch:
+
+        def fail(*_arguments: object) -> int:
+            patch.undo()
+            raise error
+
+        patch.setattr(os, "preadv", fail)
+        failed = asker.ask(sparse(tmp_path / "failed", 5))
+        asker.wait_for_all()
+    assert failed.value is None
+    assert asker.wait(asker.ask(sys.executable))
+
+
+def test_an_error_at_the_close_ends_nothing(
+    asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = os.close
+
+    def fail(fd: int) -> None:
+        close(fd)
+        if threading.current_thread().name == "hasher":
+            raise OSError(5, "x")
+
+    monkeypatch.setattr(os, "close", fail)
+    for name in ("one", "other"):
+        assert asker.wait(asker.ask(sparse(tmp_path / name, 5)))
+    asker.wait_for_all()

@@ -15,6 +15,7 @@ from procwatchd.process.procfs import (
     ARGV_BYTES,
     ARGV_READ_BYTES,
     ARGV_TAIL_BYTES,
+    ENVIRON_BYTES,
     Ids,
     NotRead,
     Reader,
@@ -187,6 +188,19 @@ def test_nothing_stays_open(proc: FakeProc) -> None:
 def test_environment_takes_the_first_and_only_the_named() -> None:
     environ = b"A=1\0B=2\0A=3\0nonsense\0C=x=y\0\xff=z"
     assert select_environment(environ, (b"A", b"C")) == {"A": b"1", "C": b"x=y"}
+
+
+@pytest.mark.parametrize(
+    ("after", "is_cut"), [(b"", False), (b"LAST=whole\0", False), (b"LAST=much longer\0", True)]
+)
+def test_a_long_environment_is_cut_between_variables(proc: FakeProc, after: bytes, is_cut: bool) -> None:
+    proc.add(42)
+    padding = b"PAD=" + b"x" * (ENVIRON_BYTES - len(b"FIRST=a\0PAD=\0LAST=whole\0") - 1) + b"\0"
+    (proc.root / "42" / "environ").write_bytes(b"FIRST=a\0" + padding + after)
+    reading = reader(proc, Wants(environment=(b"FIRST", b"LAST"))).read(42)
+    assert isinstance(reading, Reading)
+    assert reading.is_environment_cut is is_cut
+    assert reading.environment == {"FIRST": b"a"} | ({"LAST": b"whole"} if after and not is_cut else {})
 
 
 @given(st.binary(max_size=300))

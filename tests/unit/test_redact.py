@@ -115,8 +115,56 @@ def test_variables_of_the_environment() -> None:
     assert fields["PROCWATCH_ENV_A"] == b"-ptops3cret"
     redact = Redactor(KEY).redact_variable
     assert redact("PWD", b"/srv") == b"/srv"
+    for name in ("CREDS", "SSH_PRIVATE_KEY", "REDISCLI_AUTH", "npm_config__auth", "GITHUB_PAT", "DB_PW"):
+        assert redact(name, b"tops3cret").startswith(b"<redacted:"), name
+    for name in ("OLDPWD", "NEXT_TOKEN", "PASSWORD_FILE", "SSH_ASKPASS", "TOKENIZER"):
+        assert redact(name, b"tops3cret") == b"tops3cret", name
+    assert redact("DB_PASSWORD", b"/run/secrets/db") == b"/run/secrets/db"
     assert redact("SSH_CONNECTION", b"10.0.0.1 5 10.0.0.2 22") == b"10.0.0.1 5 10.0.0.2 22"
     assert redact("URL", b"redis://:x1y2@h") == b"redis://:" + mark("url-password", "x1y2").encode() + b"@h"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/usr/bin/mysql -uroot -p«password:hunter2» shop", None),
+        ("docker login -u ann -p «password:hunter2»", None),
+        ("sh -c 'redis-cli -a «password:hunter2»'", None),
+        (
+            "PGPASSWORD=«password:hunter2» psql",
+            "PGPASSWORD=«password:hunter2 psql»",
+        ),  # as it is in an argument
+        ("password=«password:a b»", None),
+        ("tool --password=«password:hunter2» -p 80", None),
+        ("rsync --server -p . /srv", None),
+        ("-phunter2", None),
+    ],
+)
+def test_a_variable_may_hold_a_command(value: str, shown: str | None) -> None:
+    plain = SECRET.sub(lambda found: found[2], value)
+    marked = SECRET.sub(lambda found: mark(found[1], found[2]), shown or value)
+    assert Redactor(KEY).redact_variable("SUDO_COMMAND", plain.encode()).decode() == marked
+
+
+def test_a_long_variable_is_cut() -> None:
+    value = b"mysql -phunter2 " + "é".encode() * 300
+    record = Record(
+        "exec", process(raw("true")), 0, "proc", "same", environment={"A": value, "B": b"b" * 256}
+    )
+    fields = builder(max_argv_bytes=257).build(record, Decision("log", None, 6)).fields
+    shown = fields["PROCWATCH_ENV_A"]
+    assert isinstance(shown, bytes)
+    assert shown.decode() == f"mysql -p{mark('password', 'hunter2')} {'é' * 120} […360 bytes…]"
+    assert fields["PROCWATCH_ENV_B"] == b"b" * 256
+    assert fields["PROCWATCH_ENVIRONMENT_TRUNCATED"] == "1"
+    record.environment = {"B": b"b" * 257}
+    whole = builder(max_argv_bytes=257).build(record, Decision("log", None, 6)).fields
+    assert "PROCWATCH_ENVIRONMENT_TRUNCATED" not in whole
+
+
+def test_of_an_environment_that_was_not_read_whole_it_is_said() -> None:
+    record = Record("exec", process(raw("true")), 0, "proc", "same", environment={}, is_environment_cut=True)
+    assert builder().build(record, Decision("log", None, 6)).fields["PROCWATCH_ENVIRONMENT_TRUNCATED"] == "1"
 
 
 def test_off_is_off() -> None:
@@ -142,10 +190,35 @@ def test_what_was_kept_is_not_shown_under_another_configuration() -> None:
         ("corp [0-9]{4}", ("x", "a corp 1234"), f"x '{mark('own', 'a corp 1234')}'"),
         ("^corp$", ("x", "corp", "corps"), f"x '{mark('own', 'corp')}' corps"),
         ("corp", ("x", "y"), "x y"),
+        ("(?i)CORP", ("x", "corp"), f"x '{mark('own', 'corp')}'"),
     ],
 )
 def test_own_patterns(pattern: str, argv: tuple[str, ...], shown: str) -> None:
     assert builder(Redactor(KEY, patterns=[("own", pattern)])).command(process(raw(*argv))) == shown
+
+
+def test_many_own_patterns_are_as_each_alone() -> None:
+    """Also where flags and names would be taken for the others', and where they are too big together."""
+    for filling in ("(?i)x{5}", "(?P<x>a)b", r"\p{L}{100}z"):
+        patterns = [("none", filling), ("own", "corp"), *[("none", filling)] * 97, ("last", "Last")]
+        redactor = Redactor(KEY, patterns=patterns)
+        shown = builder(redactor).command(process(raw("x", "corp", "CORP", "Last", "last")))
+        assert shown == f"x '{mark('own', 'corp')}' CORP '{mark('last', 'Last')}' last"
+
+
+def test_many_own_patterns_take_no_longer_than_one() -> None:
+    patterns = [(f"own{n}", f"corp{n}-[0-9]{{4}}") for n in range(100)]
+    argv = b"a\0" * 2000
+
+    def seconds(count: int) -> float:
+        redactor, best = Redactor(KEY, patterns=patterns[:count]), 1e9
+        for _ in range(5):
+            before = time.thread_time()
+            redactor.redact(argv)
+            best = min(best, time.thread_time() - before)
+        return best
+
+    assert seconds(100) < 5 * seconds(1)
 
 
 SECRET_WORD = "hunter2" * 6
@@ -177,6 +250,41 @@ def test_no_part_of_a_secret_survives_a_cut(
             shown = cut_argv(argv[:head], 256, len(argv), source, redactor)
             # What a few characters of it give away is how it begins.
             assert not any(piece in shown for piece in ("unte", "hunt", "nter2", "ter2h", "er2hu", "r2hun"))
+
+
+KEY_LINES = "\n".join(f"{n:02d}hunter" * 8 for n in range(50))
+LONG_SECRETS = {
+    "a private key": ("-b", f"-----BEGIN RSA PRIVATE KEY-----\n{KEY_LINES}\n-----END RSA PRIVATE KEY-----\n"),
+    "one in a script": (
+        "sh",
+        "-c",
+        f'echo "-----BEGIN PRIVATE KEY-----\n{KEY_LINES}\n-----END PRIVATE KEY-----" > f',
+    ),
+    "a cookie": ("-H", "Cookie: " + "; ".join(f"c{n}=hunter" for n in range(600))),
+    "a password with blanks": ("--password", "hunter " * 900),
+    "more than what is looked at": ("--password", "hunter " * 9000),
+    "a script that is": ("sh", "-c", "tool --password='" + "hunter " * 9000 + "' x"),
+}
+
+
+@pytest.mark.parametrize("secret", LONG_SECRETS.values(), ids=LONG_SECRETS)
+@pytest.mark.parametrize("known", [(128 << 10, 0), (3072, 1024), (3072, 4096)])
+@pytest.mark.parametrize("before", [0, 600, 1500, 2900, 3060])
+def test_no_part_of_a_long_secret_survives_a_cut(
+    secret: tuple[str, ...], known: tuple[int, int], before: int
+) -> None:
+    head, tail = known
+    argv = raw("gh", "a" * before, *secret)
+    source = b"" if head >= len(argv) else argv[-tail:]
+    assert "hunter" not in cut_argv(argv[:head], 4096, len(argv), source, Redactor(KEY))
+
+
+def test_what_is_known_whole_is_shown_behind_a_cut() -> None:
+    script = "x " * 2000
+    argv = raw("tool", "--token=x", "sh", "-c", script, "last one")
+    shown = cut_argv(argv, 256, len(argv), b"", Redactor(KEY))
+    assert shown.endswith(" x x ' 'last one'")
+    assert "cut" not in shown
 
 
 def test_what_is_far_from_a_cut_is_shown() -> None:
@@ -215,6 +323,18 @@ WORST = {
     "identified": b"identified by ",
     "cookies": b"cookie: a\0",
     "curl": b"-u\0a:b\0",
+    "lists": b'"password":["',
+    "listed": b'"a","a",',
+    "prompts": b'"password: ',
+    "bare headers": b"cookie:a;",
+    "bare words": b"cookie:a ",
+    "sql": b"identified by 'a''",
+    "for": b"password for a = ",
+    "dollars": b"password $$",
+    "users": b"://aaaaaaaaaaaaaaaaaaaa1",
+    "paths": b"://a:b/",
+    "blanks": b"token = ",
+    "debug": b"-debug-pass=",
 }
 
 

@@ -121,6 +121,9 @@ def test_what_one_expects_is_there() -> None:
         (f"(?:ab|[]c-e]){{2,{COUNTS_LIMIT // 3 + 1}}}", "counts come to"),
         (r"(?P<x>\x{61}\p{Lu}[[:space:]&&[^ ]]){ 334 }", "counts come to"),
         ("a{600}(?i:b){600}", "counts come to"),
+        ("(?x)# [\n(?:a{100}){100}\x01", "flag x"),
+        ("(?x)# [\n(?:a{100}){100}\x01#]", "flag x"),
+        ("b(?i-sx:a)", "flag x"),
     ],
 )
 def test_what_is_refused_says_why(pattern: str, why: str) -> None:
@@ -140,6 +143,7 @@ def test_what_is_refused_says_why(pattern: str, why: str) -> None:
         r"[\]{2000}]",
         "(?i)x{1,16}(?:y{1,16}|z{2,63})*",
         "abc" * 1000,
+        r"(?P<x>a)\(?x\)?[(?x)]",
     ],
 )
 def test_what_does_not_count_much_is_taken(pattern: str) -> None:

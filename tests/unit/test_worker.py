@@ -54,6 +54,8 @@ class ListWriter:
 
     def write(self, entry: Entry) -> None:
         self.entries.append(entry)
+        if entry.on_written is not None:
+            entry.on_written()
 
     def flush(self) -> None: ...
 
