@@ -128,23 +128,25 @@ class Table:
         self.adopt_orphans()
 
     def adopt_orphans(self) -> None:
-        """Give those their parents whose parents were found after them."""
+        """Give those their parents whose parents were found after them, and these' tags to all below."""
+        gained: dict[Process, tuple[str, ...]] = {}
         for process in self._living.values():
             if process.parent is None and process.ppid:
                 parent = self._living.get(process.ppid)
                 if parent is not None and (parent.start_ticks or 0) <= (process.start_ticks or 0) + 1:
-                    self._adopt(process, parent)
+                    process.parent = parent
+                    gained[process] = parent.tags
+        if any(gained.values()):
+            self._hand_down(gained)
 
-    def _adopt(self, process: Process, parent: Process | None) -> None:
-        """Have a process be the child of this one from its birth on: what it is tagged with, its children are."""
-        process.parent = parent
-        if parent is None or not process.add_tags(parent.tags):
-            return
-        heirs = {process}
-        for other in self.all():
-            if other.parent in heirs:
-                other.add_tags(parent.tags)
-                heirs.add(other)
+    def _hand_down(self, gained: dict[Process, tuple[str, ...]]) -> None:
+        """Have these processes, and all below them, the tags that these have gained; in one pass for all."""
+        for process in self.all():
+            from_parent = () if process.parent is None else gained.get(process.parent, ())
+            tags = dict.fromkeys((*gained.get(process, ()), *from_parent))
+            if tags:
+                process.add_tags(tags)
+                gained[process] = tuple(tags)
 
     def fork(self, parent_tgid: int, tgid: int, timestamp_ns: int) -> Process:
         """A process was forked: what it is, it inherits."""
@@ -157,7 +159,10 @@ class Table:
             # The scan met it before its FORK was looked at.
             old.forked_ns = timestamp_ns
             old.ppid = parent_tgid
-            self._adopt(old, parent)
+            old.parent = parent
+            if parent is not None:
+                # Those below it have their FORKs still to come, and their tags with these.
+                old.add_tags(parent.tags)
             return old
         if parent is None:
             process = Process(

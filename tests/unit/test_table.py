@@ -298,6 +298,7 @@ def test_who_was_scanned_before_its_fork_has_the_tags_of_whose_child_it_was_born
     parent = add(table, 20, parent=1, tick=90)
     table.tag(parent, ["ssh", "night"])
     table.fork(20, 30, at(100))
+    table.fork(30, 31, at(100))
     assert child.parent is parent
     assert [each.tags for each in (child, grandchild)] == [("ssh", "night"), ("own", "ssh", "night")]
 
@@ -417,6 +418,41 @@ def test_orphans_are_given_their_parents(table: Table) -> None:
     table.adopt_orphans()
     assert child.parent is parent
     assert (child.tags, grandchild.tags) == (("own", "ssh"), ("ssh", "own"))
+
+
+class Walked(Table):
+    """One that counts how often all of it is walked."""
+
+    walks = 0
+
+    def all(self) -> list[Process]:
+        self.walks += 1
+        return super().all()
+
+
+def test_many_that_a_scan_met_before_their_forks_cost_no_walks(table: Table) -> None:
+    walked = Walked(StillClock(), table._users)
+    walked.appeared(1, reading(start=1, ppid=0))
+    walked.appeared(9, reading(start=9)).tags = ("ssh",)
+    for pid in range(100, 140, 2):
+        walked.appeared(pid, reading(start=200, ppid=1))  # double-forked
+        walked.appeared(pid + 1, reading(start=200, ppid=pid))
+    for pid in range(100, 140, 2):
+        add(walked, pid, parent=9, tick=200)
+        add(walked, pid + 1, parent=pid, tick=200)
+    assert walked.walks == 0
+    assert {process.pid: process.tags for process in walked.living() if not process.tags} == {1: ()}
+
+
+def test_many_orphans_cost_one_walk(table: Table) -> None:
+    walked = Walked(StillClock(), table._users)
+    for pid in range(100, 120):
+        walked.appeared(pid, reading(start=200, ppid=pid - 1))
+        add(walked, pid + 100, parent=pid, tick=210).parent.parent = None  # type: ignore[union-attr]
+    walked.appeared(99, reading(start=100)).tags = ("ssh",)
+    walked.adopt_orphans()
+    assert walked.walks == 1
+    assert {process.tags for process in walked.living()} == {("ssh",)}
 
 
 def test_an_orphan_is_not_given_to_a_later_life_of_its_parents_pid(table: Table) -> None:
