@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import dropwhile, pairwise
+from typing import NamedTuple
 
 from procwatchd.rules.programs import ASKING, PROGRAMS, Place, Word, printed, takes_from_pipe
-from procwatchd.rules.shapes import WORD, Secret, is_harmless, is_secret, kind_of, unquoted
+from procwatchd.rules.shapes import QUOTES, WORD, Secret, is_harmless, is_secret, kind_of, unquoted
 
 # Limits.
 CHAIN_LIMIT = 16  # programs that start one another in one command
@@ -30,6 +31,10 @@ _token = re.compile(
     rb"(?:[^\S\n]|\0|\\\n|(?<!\S)#[^\n]*+|<<<|[0-9]{0,3}[<>]{1,2}[&|]?[^\S\n]*+[^\s;&|()<>`\"'$\\\0]*+)+"
     rb"|(" + WORD + rb"+)|([;&|\n()`]++)"
 )
+# The pieces of a word of a shell's without its quotes, and those of what is between `"`.
+_piece = re.compile(rb"'([^'\0]*+)'?|\"((?:[^\"\\\0]++|\\[^\0])*)\"?|\\([^\0])|([^'\"\\]++)")
+_piece_in_quotes = re.compile(rb"\\([\"\\$`])|([^\\]++|\\)")
+_SINGLE, _DOUBLE = 1, 2  # groups of `_piece`
 
 
 def _words(text: str) -> frozenset[bytes]:
@@ -196,13 +201,31 @@ _STARTERS = {
 }
 
 
+class Unquoted(NamedTuple):
+    """The arguments that a script gives a command, each ended by NUL, and the place of each of their bytes there.
+
+    `quoted`: from where to where what is in quotes is there.
+    """
+
+    text: bytearray
+    places: list[int]
+    quoted: list[tuple[int, int]]
+
+    def in_script(self, secret: Secret) -> Secret:
+        """A secret of these arguments, with its quotes."""
+        return secret._replace(start=self.places[secret.start], end=self.places[secret.end - 1] + 1)
+
+
 @dataclass(slots=True)
 class Reading:
-    """What was found in arguments: secrets, and from where to where there are scripts."""
+    """What was found in arguments: secrets, from where to where there are scripts, and what quotes in these hide."""
 
     text: bytes
     secrets: list[Secret] = field(default_factory=list)
     scripts: list[tuple[int, int]] = field(default_factory=list)
+    # By where a command ends, and where a script starts: each only once, however many shells claim it.
+    unquoted: dict[int, Unquoted] = field(default_factory=dict)
+    starts: set[int] = field(default_factory=set)
 
     def add(self, place: Place, *, in_shell: bool) -> None:
         """Take in a secret, unless what is there is none."""
@@ -225,6 +248,7 @@ def read_commands(text: bytes) -> Reading:
         # A program may write its whole title there, and a variable have a command. It is no script for sure.
         _read_script(reading, words[0], 1)
         reading.scripts.clear()
+        reading.unquoted.clear()
     return reading
 
 
@@ -272,13 +296,17 @@ def _script(words: list[Word]) -> Word | None:
 
 
 def _read_script(reading: Reading, script: Word, depth: int) -> None:
-    if depth > DEPTH_LIMIT:
+    if depth > DEPTH_LIMIT or script.start in reading.starts:
         return
+    reading.starts.add(script.start)
     if depth == 1:
         reading.scripts.append((script.start, script.start + len(script.text)))
     commands = [*_split(script)]
-    for at, (words, operator) in enumerate(commands):
+    for at, (words, operator, tokens) in enumerate(commands):
         _read_command(reading, words, depth)
+        # Those of scripts within are found there.
+        if depth == 1 and len(words) > 1 and any(quote in token.text for token in tokens for quote in QUOTES):
+            reading.unquoted.setdefault(tokens[-1].start + len(tokens[-1].text), _arguments(tokens))
         for word in words:
             if (inner := word.text.find(b"$(")) >= 0:
                 _read_script(reading, Word(word.text[inner + 2 :], word.start + inner + 2), depth + 1)
@@ -287,20 +315,42 @@ def _read_script(reading: Reading, script: Word, depth: int) -> None:
                 reading.add(place, in_shell=True)
 
 
-def _split(script: Word) -> Iterator[tuple[list[Word], bytes]]:
-    """The commands of a script, none empty, each with what comes behind it."""
-    words: list[Word] = []
+def _split(script: Word) -> Iterator[tuple[list[Word], bytes, list[Word]]]:
+    """The commands of a script, none empty, each with what comes behind it, and with its words as they are written."""
+    tokens: list[Word] = []
     for token in _token.finditer(script.text):
         if token[1] is not None:
-            words.append(_without_quotes(token[1], script.start + token.start()))
-        elif token[2] is not None and words:
-            yield words, token[2]
-            words = []
-    if words:
-        yield words, b""
+            tokens.append(Word(token[1], script.start + token.start()))
+        elif token[2] is not None and tokens:
+            yield [_without_quotes(*word) for word in tokens], token[2], tokens
+            tokens = []
+    if tokens:
+        yield [_without_quotes(*word) for word in tokens], b"", tokens
 
 
 def _without_quotes(text: bytes, start: int) -> Word:
     quote = text[:1]
     is_quoted = len(text) > 1 and quote in (b'"', b"'") and text.find(quote, 1) == len(text) - 1
     return Word(text[1:-1], start + 1) if is_quoted else Word(text, start)
+
+
+def _arguments(tokens: list[Word]) -> Unquoted:
+    """What a shell makes of the words of a command."""
+    made = Unquoted(bytearray(), [], [])
+    for word, start in tokens:
+        for piece in _piece.finditer(word):
+            low, high = piece.span(piece.lastindex or 0)
+            if piece.lastindex in (_SINGLE, _DOUBLE):
+                made.quoted.append((start + low, start + high))
+            for at, end in _escaped(word, low, high) if piece.lastindex == _DOUBLE else ((low, high),):
+                made.text.extend(word[at:end])
+                made.places.extend(range(start + at, start + end))
+        made.text.append(0)
+        made.places.append(start + len(word))
+    return made
+
+
+def _escaped(word: bytes, low: int, high: int) -> Iterator[tuple[int, int]]:
+    """From where to where what is between `"` is what it stands for."""
+    for piece in _piece_in_quotes.finditer(word, low, high):
+        yield piece.span(piece.lastindex or 0)

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 
 from procwatchd.rules import programs, shapes
-from procwatchd.rules.commands import read_commands
+from procwatchd.rules.commands import DEPTH_LIMIT, read_commands
 from procwatchd.rules.regex import compile_any, compile_regex, compile_wide
 from procwatchd.rules.shapes import Secret
 
@@ -23,9 +24,9 @@ KEY_BYTES = 32
 MARK_BYTES = 4
 
 # Limits.
-WHOLE_BYTES = 16 << 10  # of longer command lines only what is shown is looked at, and this around it:
+WHOLE_BYTES = 8 << 10  # of longer command lines only what is shown is looked at, and this around it:
 AFTER_BYTES = 2 << 10
-BEFORE_BYTES = 8 << 10
+BEFORE_BYTES = 4 << 10
 NAME_BYTES = 128  # of an option that may be called secret, or take one
 PATTERNS_LIMIT = 100  # own ones
 
@@ -90,13 +91,8 @@ class Redactor:
     def _find(self, text: bytes) -> list[Secret]:
         """The secrets, in order and apart from one another."""
         found: list[Secret] = []
-        if self._is_builtin and _is_suspicious(shapes.lowered(text)):
-            reading = read_commands(text)
-            found = [
-                *shapes.shaped(text, reading.scripts),
-                *reading.secrets,
-                *shapes.named(text, reading.scripts),
-            ]
+        if self._is_builtin:
+            found += _find_builtin(text)
         if self._patterns:
             found += self._find_own(text)
         return _disjoint(found) if found else found
@@ -130,6 +126,34 @@ class Redactor:
     def _mark(self, secret: Secret) -> bytes:
         digest = hashlib.blake2b(secret.plain, key=self._key, digest_size=MARK_BYTES).hexdigest()
         return f"<redacted:{secret.kind}:{digest}>".encode()
+
+
+def _find_builtin(text: bytes, depth: int = 0) -> list[Secret]:
+    """The secrets that the tables know, also where a script has them in quotes within quotes."""
+    if not _is_suspicious(shapes.lowered(text)):
+        return []
+    reading = read_commands(text)
+    unquoted = [*reading.unquoted.values()] if depth < DEPTH_LIMIT else []
+    quoted = sorted(span for command in unquoted for span in command.quoted)
+    within = (
+        command.in_script(secret)
+        for command in unquoted
+        for secret in _find_builtin(bytes(command.text), depth + 1)
+    )
+    return [
+        *_outside(quoted, shapes.shaped(text, reading.scripts)),
+        *(s for s in within if not shapes.is_harmless(text[s.start : s.end], in_shell=True)),
+        *reading.secrets,
+        *_outside(quoted, shapes.named(text, reading.scripts)),
+    ]
+
+
+def _outside(spans: list[tuple[int, int]], found: Iterable[Secret]) -> Iterator[Secret]:
+    """Those that begin in none of these places, or with one: what they are called may be before it."""
+    for secret in found:
+        at = bisect_left(spans, secret.start, key=lambda span: span[0]) - 1
+        if at < 0 or spans[at][1] <= secret.start:
+            yield secret
 
 
 def _next_to_cut(head: bytes, tail: bytes) -> list[Secret]:

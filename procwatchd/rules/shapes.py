@@ -105,7 +105,7 @@ _SHAPES = (
     ),
     _Shape(
         "authorization",
-        "authorization[\"']?[ \t]*[:=]",
+        "authorization[\\\"']*[ \t]*[:=]",
         r"(?i:authorization[\"']?[ \t]{0,4}[:=][ \t]{0,4}\\?[\"']?(?:[a-z][a-z0-9-]{1,30}[ \t]{1,4})?)"
         + _HEADER_VALUE,
         is_header=True,
@@ -160,41 +160,43 @@ LOWER_NAMES = f"(?:{_LONG_NAMES}|{_SHORT_NAMES}){_NUMBER}"
 # Between a name and its value. `:` alone is so for options and before quotes, for others it has blanks behind it. What
 # `=` with blanks gives may be code.
 _named = re.compile(
-    rf"({_NAME})(=|[ \t]{{1,4}}=(?!=)[ \t]{{0,4}}+(?![\w.]{{1,32}}[(\[])|\\?[\"'][ \t]{{0,4}}[:=][ \t]{{0,4}}"
+    rf"({_NAME})(=|[ \t]{{1,4}}=(?!=)[ \t]{{0,4}}+(?![\w.]{{1,32}}[(\[])|\\?[\"'][ \t]{{0,4}}(?:=>|[:=])[ \t]{{0,4}}"
+    r"|\\?[\"'][ \t]{0,4}(?:\][ \t]{0,4}={1,3}|,)[ \t]{0,4}(?=\\?[\"'])"
     r"|:(?:[ \t]{1,4}|(?=[^\s:/])))".encode()
 )
 _is_name = re.compile(rf"[A-Za-z0-9_./:@-]{{0,128}}{_NAME}".encode()).fullmatch
+# With the quotes of a script within a script.
 NAMES_HINTS = (
-    rf"{LOWER_NAMES}(?:[ \t]*=|\\?[\"'][ \t]*[:=]|:[ \t]|:\\?[\"'])",
-    rf"(?:^|[\x00-\x20'\"(;&|`])--?[a-z0-9_./:@-]*{LOWER_NAMES}[\"']?[\x00-\x20:]",
+    rf"{LOWER_NAMES}(?:[ \t]*=|[\\\"']+[ \t]*[]:=,]|:[ \t\\\"'])",
+    rf"(?:^|[\x00-\x20'\"(;&|`])--?[a-z0-9_./:@-]*{LOWER_NAMES}[\\\"']*[\x00-\x20:]",
     rf"(?:^|[\x00-\x20])/[a-z0-9_.-]*{LOWER_NAMES}:",
 )
 
 # What ends like the name of a secret and is none; what takes no value, unless it is in the same argument; and which
 # values show that a name is that of something else.
-_is_other_name = re.compile(
-    rb"(?i)(?:.*[-_.])?(?:(?:next|starting|continuation|eos|bos|pad|unk|sep|cls|mask|stop|special|separator|max|min|num|n)"
-    rb"[-_](?:tokens?|pass)|(?:low|high|band|all|by|one|two|single|multi|render)[-_]pass)|.*debug[-_]pass|(?-i:(?:OLD)?PWD)"
-).fullmatch
+_is_other_name = re.compile(rb"(?:OLD)?PWD").fullmatch
 _is_switch = re.compile(
-    rb"(?i)-{0,2}(?:(?:no|use|with|without|allow|require|enable|disabled?|ask|prompt|show|reset|skip|force"
-    rb"|list|export|delete|generate|get|print)-.*"
-    rb"|askpass|auth-user-pass)|-.*(?:creds|private-key)|-pw"
+    rb"(?i)-{0,2}(?:(?:no|use|with|without|allow|require|enable|disabled?|ask|prompt|show|reset|skip|force)-.*"
+    rb"|askpass|auth-user-pass|(?:list|export|delete)-secret-keys?)|-.*(?:creds|private-key)|-pw"
 ).fullmatch
 _is_of_another = re.compile(
-    rb"(?is).*(?:pass=[0-9]{1,3}|tokens=[0-9]{1,9}|pwd=/.*|auth[-_]token=(?:simple|jwt,.*))"
+    rb"(?is).*(?:pass=[0-9]{1,3}|tokens=[0-9]{1,9}|pwd=/.*)|-.*auth[-_]token=(?:simple|jwt,[a-z-]+=.*)"
+    rb"|(?-i:-.*|[a-z_.]*)(?<![a-z])(?:(?:next|starting|continuation|eos|bos|pad|unk|sep|cls|mask|stop|special|separator"
+    rb"|max|min|num|n)[-_](?:tokens?|pass)|(?:low|high|band|all|by|one|two|single|multi|render|debug)[-_]pass)"
+    rb"=(?-i:[0-9]{1,9}|[A-Z]?[a-z]{1,12}|<[|/]?[a-z]{1,10}\|?>|\[[A-Z]{1,8}\])"
 ).fullmatch
 # No secret whatever its name: words that switch, rests of patterns, and places where a secret is to be had.
 _is_harmless = re.compile(
     rb"(?is:|true|false|yes|no|none|null|nil|on|off|ask|prompt|env|file|[0-9]|[^a-z0-9\x80-\xff]{1,3}|[*./^$]+(?:[a-z]|\{.*)?"
-    rb"|%[a-z]|</?[a-z]{1,5}>|\{\{.*|(?:type|id|source)=.*|env:\w+|file:[\w./~-]+"
-    rb"|@?(?-i:/[a-z][a-z-]{1,15}|~|\.{1,2})/[\w./@-]*|@[\w-]+\.[a-z]{2,5})"
+    rb"|%[a-z]|</?[a-z]{1,5}>|\{\{.*|(?:type|id|source)=.*|(?-i:env:[A-Z_][A-Z0-9_]*)|file:[\w.~-]*/[\w./~-]*"
+    rb"|@?(?-i:/[a-z][a-z-]{1,15}|~|\.{1,2})/[\w./@-]*|@[\w-]+\.(?:txt|json|ya?ml|toml|ini|conf|cfg|env|key|pem|crt|token))"
 ).fullmatch
 _is_expanded = re.compile(
     rb"\"?(?!\$')(?:\$(?:|[A-Za-z_]\w*|\{[^}]*\}|[0-9@*#?]|\(.*)|`.*)(?:[\"'\s].*)?", re.DOTALL
 ).fullmatch
 
 # A word of a shell's, with its quotes.
+QUOTES = (b'"', b"'", b"\\")
 WORD = rb"(?:[^\s;&|()<>`\"'\\\0]++|\\[^\0]|\"(?:[^\"\\\0]++|\\[^\0])*\"?|'[^'\0]*+'?)"
 _shell_value = re.compile(WORD + rb"*").match
 _quotes = re.compile(rb"\\([^\0])|[\"']")
@@ -202,11 +204,11 @@ _to_end = re.compile(rb"[^\0]*+").match
 _string = re.compile(
     rb"\\[\"']([^\"'\\\0]*+)(?:\\[\"'])?|\"((?:[^\"\\\0]++|\\[^\0])*)\"?|'([^'\0]*+)'?"
 ).match
-# A list up to its first value, which is quoted, or a mapping that has one.
-_opening = re.compile(
-    rb"\s{0,8}[\[{][\s\[{]{0,8}(?:\\?[\"'](?i:value|data|plain|string|text)\\?[\"']\s{0,4}:\s{0,4}|(?<!\{))(?=\\?[\"'])"
-).match
+# A list up to its first value, which is quoted, or a mapping that has one; and from a value to the next.
+_VALUE_KEY = rb"\\?[\"'](?i:value|data|plain|string|text)\\?[\"']\s{0,4}:\s{0,4}"
+_opening = re.compile(rb"\s{0,8}[\[{][\s\[{]{0,8}(?:" + _VALUE_KEY + rb"|(?<!\{))(?=\\?[\"'])").match
 _comma = re.compile(rb"\s{0,8},\s{0,8}(?=\\?[\"'])").match
+_next_mapping = re.compile(rb"\s{0,8}\}\s{0,8},\s{0,8}\{\s{0,8}" + _VALUE_KEY + rb"(?=\\?[\"'])").match
 _quoted = re.compile(rb"\\[^\0]|\"(?:[^\"\\\0]++|\\[^\0])*\"?|'[^'\0]*+'?")
 _to_quote = re.compile(rb"[^\0\"'\r\n]*+").match
 # Where a value among others ends, by what stands before its name.
@@ -226,7 +228,6 @@ _up_to_blank = re.compile(rb"[^\0\s;&|<>\"',)}\]]*+").match
 _PATTERNS = tuple((shape, compile_any([shape.hint]), re.compile(shape.pattern.encode())) for shape in _SHAPES)
 SHAPES_HINTS = tuple(shape.hint for shape in _SHAPES)
 NAME_LOOK_BACK = 64
-_QUOTES = (b'"', b"'", b"\\")
 _BEFORE_OPTION = (b"", b"\0", b" ", b"\n")
 _NAME_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
 
@@ -328,13 +329,13 @@ def named(text: bytes, scripts: list[tuple[int, int]]) -> Iterator[Secret]:
         name = text[start : found.end(1)]
         in_shell = whole.is_in_script(start)
         # `"password: "; …`: the quote is not the value's.
-        is_end = text[at : at + 1] in _QUOTES and whole.quoted_up_to(start) == at
+        is_end = text[at : at + 1] in QUOTES and whole.quoted_up_to(start) == at
         if is_end or not _is_called(text, start, found, in_shell=in_shell):
             continue
         for low, high in _values(text, start, found, in_shell=in_shell):
             value = text[low:high]
             plain = unquoted(value) if in_shell else value
-            is_other = is_harmless(value, in_shell=in_shell) or _is_of_another(name + b"=" + value[:16])
+            is_other = is_harmless(value, in_shell=in_shell) or _is_of_another(name + b"=" + plain[:16])
             if plain and not is_other:
                 yield Secret(low, high, kind_of(name), plain)
             at = max(at, high)
@@ -353,8 +354,11 @@ def _is_called(text: bytes, start: int, found: re.Match[bytes], *, in_shell: boo
         return False
     if found[2] == b":":
         is_option = name[:1] == b"-" or (before[-1:] == b"/" and before[:-1] in _BEFORE_OPTION)
-        if not is_option and text[found.end() : found.end() + 1] not in _QUOTES:
+        if not is_option and text[found.end() : found.end() + 1] not in QUOTES:
             return False
+    # `("password", "…"` sets it, or what it is without; in other lists it is a name among names.
+    if b"," in found[2] and name[:1] != b"-" and b"(" not in text[max(0, start - 3) : start]:
+        return False
     return _is_name(name) is not None and not _is_other_name(name)
 
 
@@ -376,11 +380,13 @@ def _values(text: bytes, start: int, found: re.Match[bytes], *, in_shell: bool) 
 def _strings(text: bytes, at: int) -> Iterator[tuple[int, int]]:
     """The quoted text there, or all that a list begins with."""
     opening = _opening(text, at)
-    at = opening.end() if opening else at
-    is_list = opening is not None and b"{" not in opening[0]
+    if opening is None:
+        separator = None
+    else:
+        separator, at = _next_mapping if b"{" in opening[0] else _comma, opening.end()
     while found := _string(text, at):
         yield found.span(found.lastindex or 0)
-        comma = _comma(text, found.end()) if is_list else None
-        if comma is None:
+        following = separator and separator(text, found.end())
+        if following is None:
             return
-        at = comma.end()
+        at = following.end()
