@@ -18,7 +18,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 
 from systemd import id128
 
@@ -58,8 +58,9 @@ STATISTICS_SECONDS = 600.0
 CHECK_SECONDS = 60.0
 TURN_SECONDS = 15.0
 DRAIN_SECONDS = 10.0
-# Between two looks at whether a configuration is loaded.
+# Between two looks at whether a configuration is loaded, and for how long it is waited for.
 LOADING_SECONDS = 1.0
+LOADING_MOST_SECONDS = 300.0
 # Of Sigma rules that could not be loaded, in an entry; `--check` tells all.
 SIGMA_PROBLEMS_SHOWN = 3
 
@@ -67,7 +68,12 @@ SIGMA_PROBLEMS_SHOWN = 3
 CONNECTOR, ACCOUNTING, MARKS, STATE = "proc-connector", "taskstats", f"marks-{LAYOUT}", "state"
 
 _WAKE = signal.SIGUSR2
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, _WAKE}
+_ENDING = {signal.SIGTERM, signal.SIGINT}
+_SIGNALS = {*_ENDING, signal.SIGHUP, signal.SIGUSR1, _WAKE}
+
+
+class NotLoadedError(Exception):
+    """A configuration is not waited for any more."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -181,6 +187,7 @@ class Daemon:
         self._asked_at_start = (config.capture.accounting, config.capture.arguments)
         self._config = config
         self._problem = ""
+        self._loading: Future[Config] | None = None
         self._next_statistics = time.monotonic() + STATISTICS_SECONDS
         self._progress = (0, 0)
         self._listening_since_usec = 0
@@ -302,7 +309,7 @@ class Daemon:
         """One turn of the main thread; False when it is time to stop."""
         arrived = signal.sigtimedwait(_SIGNALS, self._turn_seconds())
         number = None if arrived is None else arrived.si_signo
-        if number in (signal.SIGTERM, signal.SIGINT):
+        if number in _ENDING:
             return False
         if number == signal.SIGHUP:
             self._reload()
@@ -316,7 +323,7 @@ class Daemon:
             self._next_check = now + CHECK_SECONDS
             self._after_acks(self._check)
         self._pet_watchdog()
-        return self._listener.running and self._worker.running
+        return self._is_running
 
     def _process_forks(self) -> int | None:
         """How many processes, not threads, the kernel has forked, where somebody counts."""
@@ -383,6 +390,8 @@ class Daemon:
             config = self._load()
         except ConfigError as error:
             self._refuse("bad configuration", error.problems[0], "; ".join(error.problems))
+        except NotLoadedError as error:
+            self._refuse("not loaded", str(error), str(error))
         except Exception as error:  # of ours: it must not cost what runs
             self._refuse("internal error", repr(error), traceback.format_exc())
         else:
@@ -392,12 +401,27 @@ class Daemon:
         self._notify("READY=1", self._status())
 
     def _load(self) -> Config:
-        """The configuration as it is written now. Many Sigma rules take their time, which the watchdog gives."""
-        with ThreadPoolExecutor(1) as pool:
-            loading = pool.submit(load_config, self._options.config)
-            while wait([loading], LOADING_SECONDS).not_done:
-                self._pet_watchdog()
-            return loading.result()
+        """The configuration as it is written now. Many Sigma rules take their time, which the watchdog gives.
+
+        Raises NotLoadedError where it takes too long, as a file system may hang, or where there is an end to come to.
+        """
+        if self._loading is not None and not self._loading.done():
+            raise NotLoadedError("the load before this one has not ended yet")
+        loading = self._loading = _begin_to_load(self._options.config)
+        deadline = time.monotonic() + LOADING_MOST_SECONDS
+        while wait([loading], LOADING_SECONDS).not_done:
+            # The signal stays pending, for the next turn to find.
+            if signal.sigpending() & _ENDING or not self._is_running:
+                raise NotLoadedError("procwatchd is about to end")
+            if time.monotonic() >= deadline:
+                raise NotLoadedError(f"it took more than {LOADING_MOST_SECONDS:g} seconds")
+            self._pet_watchdog()
+        return loading.result()
+
+    @property
+    def _is_running(self) -> bool:
+        """Whether those are that do the work."""
+        return self._listener.running and self._worker.running
 
     def _refuse(self, why: str, shown: str, told: str) -> None:
         """Tell that the configuration stays, and why: in the status, and in the journal."""
@@ -497,6 +521,20 @@ class Daemon:
     @staticmethod
     def _notify(*lines: str) -> None:
         notify("\n".join(lines))
+
+
+def _begin_to_load(path: str | None) -> Future[Config]:
+    """Load a configuration in a thread of its own, which the end of the process does not wait for."""
+    loading = Future[Config]()
+
+    def load() -> None:
+        try:
+            loading.set_result(load_config(path))
+        except BaseException as error:
+            loading.set_exception(error)
+
+    threading.Thread(target=load, name="loader", daemon=True).start()
+    return loading
 
 
 def _open_accounting(config: Config, store: Store, marks: Marks) -> tuple[Accounting | None, str]:

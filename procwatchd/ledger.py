@@ -34,9 +34,8 @@ class Ledger:
     unneeded: int = 0
     unknown: int = 0  # of UNNEEDED: types that this version does not know
     dropped: int = 0
-    counted: int = 0
+    counted: int = 0  # told in summaries that are written, as are those LIMITED
     limited: int = 0
-    summarised: int = 0  # of COUNTED and LIMITED: in summaries that are written
     failed: int = 0  # of UNWRITTEN: an error of ours came between
     lost_kernel: int = 0
     lost_kernel_uncounted: int = 0  # shown by the numbers alone
@@ -96,17 +95,17 @@ class Ledger:
     def _shown(self) -> int:
         return self.sequences.missing - self.malformed - self.odd
 
-    def silence(self, events: int, *, is_counted: bool) -> None:
-        """So many more were silenced, by a rule that counts or by a limit."""
+    def told(self, events: int, *, is_counted: bool) -> None:
+        """The summary of so many is written that were silenced, by a rule that counts or by a limit."""
         if is_counted:
             self.counted += events
         else:
             self.limited += events
 
-    def told(self, events: int, *, is_counted: bool) -> None:
-        """The summary of so many that were silenced is written."""
-        self.silence(events, is_counted=is_counted)
-        self.summarised += events
+    @property
+    def summarised(self) -> int:
+        """How many the summaries stand for that are written."""
+        return self.counted + self.limited
 
     def terms(self, *, logged: int, unwritten: int, pending: int, waiting: int = 0) -> dict[str, int]:
         """The terms of the three equations; `pending` is what is neither sorted nor written yet.

@@ -21,14 +21,22 @@ from procwatchd.rules.summary import Summaries, Summary
 
 
 class Silence:
-    """Silences by rules that count, and by limits. One thread uses it; `builder` gives what makes entries now."""
+    """Silences by rules that count, and by limits. One thread uses it; `builder` gives what makes entries now.
+
+    What was silenced is COUNTED or LIMITED once it is told of, until then it is pending: `events` of it are here.
+    """
 
     def __init__(
-        self, ledger: Ledger, write: Callable[[Entry], None], builder: Callable[[], EntryBuilder]
+        self,
+        ledger: Ledger,
+        write: Callable[[Entry], None],
+        builder: Callable[[], EntryBuilder],
+        tell_failure: Callable[[str, int], None],
     ) -> None:
         self._ledger = ledger
         self._write = write
         self._builder = builder
+        self._tell_failure = tell_failure
         self._limits = Limits()
         self._summaries = Summaries(
             lambda process: builder().command(process), lambda record, by: builder().group(record, by)
@@ -58,7 +66,6 @@ class Silence:
             return False
         suppression, group = suppressed
         self._summaries.add(record, decision.priority, suppression, group)
-        self._ledger.silence(not record.found, is_counted=suppression.rate is None)
         return True
 
     def tell_due(self, now_ns: int) -> None:
@@ -72,23 +79,32 @@ class Silence:
 
     def _tell(self, summaries: list[Summary]) -> None:
         for summary in summaries:
-            entry = self._builder().own(
-                "summary",
-                summary_message(summary),
-                summary.priority,
-                rule=summary.suppression.rule,
-                group=summary.group or None,
-                count=summary.count,
-                since_usec=summary.since_ns // 1000,
-                until_usec=summary.until_ns // 1000,
-                sample=[*summary.samples.values()] or None,
-            )
-            # From here on its events are the writer's, as those of any entry; once it is written they were silenced.
-            is_counted = summary.suppression.rate is None
-            self._ledger.silence(-summary.events, is_counted=is_counted)
-            entry.events = summary.events
-            entry.on_written = partial(self._ledger.told, summary.events, is_counted=is_counted)
-            self._write(entry)
+            try:
+                entry = self._entry(summary)
+            except Exception:
+                # Those that follow are told all the same.
+                self._ledger.failed += summary.events
+                self._tell_failure("at a summary, going on without it", summary.count)
+            else:
+                # From here on its events are the writer's, as those of any entry.
+                self._write(entry)
+
+    def _entry(self, summary: Summary) -> Entry:
+        entry = self._builder().own(
+            "summary",
+            summary_message(summary),
+            summary.priority,
+            rule=summary.suppression.rule,
+            group=summary.group or None,
+            count=summary.count,
+            since_usec=summary.since_ns // 1000,
+            until_usec=summary.until_ns // 1000,
+            sample=[*summary.samples.values()] or None,
+        )
+        entry.events = summary.events
+        is_counted = summary.suppression.rate is None
+        entry.on_written = partial(self._ledger.told, summary.events, is_counted=is_counted)
+        return entry
 
     def terms(self) -> dict[str, int]:
         """What the limits on what is remembered have cost."""

@@ -104,10 +104,13 @@ class Tape:
         self._buffer.clear()
         self._buffered = 0
 
-    def end(self, *, lost: int) -> None:
-        """Write last what is missing: what is unwritten, and how many events were `lost` before they came here."""
+    def end(self, *, lost: int, gaps: int) -> None:
+        """Write last what is missing: what is unwritten, how many events were `lost` before they came here.
+
+        `gaps` is how often anything else was missing, for which an event is not here, or not all that belongs to it.
+        """
         self.flush()
-        self._buffer += _as_bytes([{END: {"unwritten": self.unwritten, "lost": lost}}])
+        self._buffer += _as_bytes([{END: {"unwritten": self.unwritten, "lost": lost, "gaps": gaps}}])
         self.flush()
 
     def close(self) -> None:

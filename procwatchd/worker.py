@@ -75,6 +75,8 @@ ACK_SECONDS = 5.0
 FAILURES_SHOWN = 100
 # How long an event may be on its way to us.
 LATE_NS = 50_000_000
+# What a recording has not, beside what is LOST.
+_GAPS = ("FORKS_MISSED", "RECORDER_LOST", "ACCOUNTING_LOST")
 
 
 def wants(config: Config, builder: EntryBuilder, rules: RuleSet, also: frozenset[str] = frozenset()) -> Wants:
@@ -174,7 +176,7 @@ class Worker:
         self._hand = Hand(self._reader, self._recorded if is_recording else None, own_pid)
         self.resync = Resync(self.table, self._ends, self._reader, connector.ask if connector else lambda: 0)
         self.fork_watch = ForkWatch(self._reader.forks)
-        self._silence = Silence(self.ledger, writer.write, lambda: self.builder)
+        self._silence = Silence(self.ledger, writer.write, lambda: self.builder, self._tell_failure)
         self.losses = Losses(
             self.ledger,
             self.table,
@@ -422,7 +424,8 @@ class Worker:
 
     def terms(self) -> dict[str, int]:
         """The ledger as it is. On the worker's thread, or while there is none."""
-        held = len(self._hand) + sum(map(len, self._credited.values())) + self.writer.held_events
+        credited = sum(map(len, self._credited.values()))
+        held = len(self._hand) + credited + self._silence.events + self.writer.held_events
         return self.ledger.terms(
             logged=self.writer.written_events - self.ledger.summarised,
             unwritten=self.writer.unwritten_events,
@@ -511,8 +514,13 @@ class Worker:
         self.writer.flush()
         self.settle()
         if self._tape is not None:
-            self._tape.end(lost=self.terms()["LOST"])
+            self._tape.end(lost=self.terms()["LOST"], gaps=self._gaps())
         return False
+
+    def _gaps(self) -> int:
+        """How much else than LOST rules did not see, or not as it was."""
+        terms = self.more_terms(None)
+        return self.ledger.failed + sum(map(terms.__getitem__, _GAPS))
 
     def _write_held(self) -> None:
         """Write of what is held as much as is taken; the longer nothing is, the later it is tried again."""
@@ -730,11 +738,11 @@ class Worker:
                 self.ledger.failed += 1
                 self._tell_failure(f"at event {wire.Event(*event)}, going on without it")
 
-    def _tell_failure(self, where: str) -> None:
+    def _tell_failure(self, where: str, count: int = 1) -> None:
         self._failures += 1
         if self._failures <= FAILURES_SHOWN:
             text = f"internal error {where}: {traceback.format_exc()}"
-            self.own("loss", text, WARNING, count=1, lost_where="worker")
+            self.own("loss", text, WARNING, count=count, lost_where="worker")
 
 
 def _deadline(asked: tuple[Callable[[], None], int | None, float]) -> float:

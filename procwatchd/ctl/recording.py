@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from procwatchd.ctl.facts import Facts, ForeignError, command_of, typed_values
@@ -29,10 +29,14 @@ def is_recording(line: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How many events a recording has not: there was no room for them, or the daemon never had them."""
+    """How many events a recording has not: there was no room for them, or the daemon never had them.
+
+    `gaps` is how often else something is missing: forks, records of what was started or ended, after an error events.
+    """
 
     unwritten: int
     lost: int
+    gaps: int
 
 
 def read_end(path: str) -> End | None:
@@ -43,7 +47,7 @@ def read_end(path: str) -> End | None:
         with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - END_LIMIT_BYTES))
             line = json.loads(file.read().splitlines()[-1])
-        return End(int(line[END]["unwritten"]), int(line[END]["lost"]))
+        return End(**{field.name: int(line[END][field.name]) for field in fields(End)})
     # Another last line, or a part of it.
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from rich.console import Console
@@ -126,9 +126,7 @@ def _as_json(trial: Trial, past: Past, end: End | None) -> dict[str, Any]:
 
 
 def _absent_of_recording(end: End | None) -> dict[str, int | None]:
-    if end is None:
-        return {"unwritten": None, "lost": None}
-    return {"unwritten": end.unwritten, "lost": end.lost}
+    return {field.name: None if end is None else getattr(end, field.name) for field in fields(End)}
 
 
 def _print_rules(console: Console, trial: Trial) -> None:
@@ -195,8 +193,9 @@ def _print_notes(console: Console, trial: Trial, past: Past, end: End | None) ->
 def _print_end(console: Console, end: End | None) -> None:
     if end is None:
         console.print("nothing tells whether the recording is whole", style="yellow")
-    elif end.unwritten or end.lost:
+    elif end.unwritten or end.lost or end.gaps:
         console.print(
-            f"not in it, and so not tried: {end.unwritten} for which it had no room, {end.lost} lost",
+            f"not in it, and so not tried: {end.unwritten} for which it had no room, {end.lost} lost; other gaps: "
+            f"{end.gaps}",
             style="yellow",
         )

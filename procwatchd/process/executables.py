@@ -162,12 +162,13 @@ class Hasher:
 
     def _start(self) -> bool:
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="hasher", daemon=True)
+            # Before it runs: it may be over, and have said so, before it is known to have started.
+            self._thread = threading.Thread(target=self._run, name="hasher", daemon=True)
             try:
-                thread.start()
+                self._thread.start()
             except RuntimeError:  # no more threads: the next that asks tries again
+                self._thread = None
                 return False
-            self._thread = thread
         return True
 
     def _run(self) -> None:

@@ -209,13 +209,19 @@ def test_sigma_rules_that_could_not_be_loaded_are_not_kept_quiet(
 @pytest.mark.parametrize(
     ("last", "told", "absent"),
     [
-        ({"end": {"unwritten": 0, "lost": 0}}, None, [0, 0]),
+        ({"end": {"unwritten": 0, "lost": 0, "gaps": 0}}, None, [0, 0, 0]),
         (
-            {"end": {"unwritten": 4, "lost": 5}},
-            "not in it, and so not tried: 4 for which it had no room, 5 lost",
-            [4, 5],
+            {"end": {"unwritten": 4, "lost": 5, "gaps": 0}},
+            "not in it, and so not tried: 4 for which it had no room, 5 lost; other gaps: 0",
+            [4, 5, 0],
         ),
-        ({"process": 0}, "nothing tells whether the recording is whole", [None, None]),
+        ({"end": {"unwritten": 0, "lost": 0, "gaps": 6}}, "0 lost; other gaps: 6", [0, 0, 6]),
+        (
+            {"end": {"unwritten": 0, "lost": 0}},
+            "nothing tells whether the recording is whole",
+            [None, None, None],
+        ),
+        ({"process": 0}, "nothing tells whether the recording is whole", [None, None, None]),
     ],
 )
 def test_what_is_not_in_a_recording_is_said(
@@ -224,11 +230,11 @@ def test_what_is_not_in_a_recording_is_said(
     file = entries(tmp_path, {"procwatchd-recording": 1}, last)
     words = ("test", config(tmp_path, RULES), "--file", file)
     assert main([*words]) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert ("not in it" in out or "nothing tells" in out) is (told is not None)
     assert told is None or told in out
     found = as_json(capsys, *words)["absent"]
-    assert [found["unwritten"], found["lost"]] == absent
+    assert [found["unwritten"], found["lost"], found["gaps"]] == absent
 
 
 def test_what_decided_on_an_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ from procwatchd.journal.jsonlines import json_value
 from procwatchd.journal.quote import quote_argv
 from procwatchd.kernel import wire
 from procwatchd.kernel.clock import Clock
-from procwatchd.kernel.queue import BatchQueue
+from procwatchd.kernel.queue import Batch, BatchQueue
 from procwatchd.process.model import Record
 from procwatchd.rules.match import Match, compile_match
 from procwatchd.rules.redact import Redactor
@@ -428,14 +428,14 @@ def test_a_recording_that_is_full_says_so(tmp_path: Path) -> None:
     record = Record("exec", process(), 0, "proc", "same")
     for _ in range(99):
         tape.write(record)
-    tape.end(lost=2)
+    tape.end(lost=2, gaps=3)
     tape.close()
     past = Past(options(path))
     assert len(list(past.events())) == 99 - tape.unwritten
     assert 0 < tape.unwritten < 99
     assert path.stat().st_size <= 3000
     assert past.skipped.count == 0
-    assert read_end(str(path)) == End(tape.unwritten, 2)
+    assert read_end(str(path)) == End(tape.unwritten, 2, 3)
 
 
 def test_of_a_disk_that_is_full_no_record_is_lost_uncounted(
@@ -463,11 +463,11 @@ def test_of_a_disk_that_is_full_no_record_is_lost_uncounted(
         tape.flush()
     assert (tape.unwritten, path.read_bytes()) == (3, whole)
     tape.write(record)
-    tape.end(lost=0)
+    tape.end(lost=0, gaps=0)
     tape.close()
     past = Past(options(path))
     assert (len(list(past.events())), past.skipped.count) == (1, 0)
-    assert read_end(str(path)) == End(4, 0)
+    assert read_end(str(path)) == End(4, 0, 0)
 
 
 @pytest.mark.parametrize("kept", [-1, -10, 30, 0])
@@ -475,12 +475,12 @@ def test_a_recording_that_was_cut_off_is_not_called_whole(tmp_path: Path, kept: 
     path = tmp_path / "tape"
     tape = Tape(str(path))
     tape.write(Record("exec", process(), 0, "proc", "same"))
-    tape.end(lost=0)
+    tape.end(lost=0, gaps=0)
     tape.close()
-    assert read_end(str(path)) == End(0, 0)
+    assert read_end(str(path)) == End(0, 0, 0)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]) + lines[-1][:kept])
-    assert read_end(str(path)) == (End(0, 0) if kept == -1 else None)
+    assert read_end(str(path)) == (End(0, 0, 0) if kept == -1 else None)
 
 
 def test_what_cannot_be_read_twice_is_not_called_whole(tmp_path: Path) -> None:
@@ -488,7 +488,10 @@ def test_what_cannot_be_read_twice_is_not_called_whole(tmp_path: Path) -> None:
     assert [read_end(path) for path in ("-", str(tmp_path / "pipe"))] == [None, None]
 
 
-def test_the_daemon_says_at_the_end_what_is_not_in_its_recording(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gaps", [(), ("FORKS_MISSED",), ("failed",), ("records_lost",), ("signals_lost",)])
+def test_the_daemon_says_at_the_end_what_is_not_in_its_recording(
+    world: World, tmp_path: Path, gaps: tuple[str, ...]
+) -> None:
     path = tmp_path / "tape"
     world.worker = Worker(
         world.config("{}"),
@@ -501,11 +504,20 @@ def test_the_daemon_says_at_the_end_what_is_not_in_its_recording(world: World, t
     )
     world.worker.scan()
     world.send((FORK, 1, 1, 42, 42), kernel_drops=3)
+    for count, of in enumerate(gaps, 1):
+        if of == "FORKS_MISSED":
+            world.worker.fork_watch.check(0)
+            assert world.worker.fork_watch.untold(count) == count
+        elif of == "failed":
+            world.worker.ledger.failed += count
+        else:
+            lost: dict[str, Any] = {of: count}
+            world.worker.take_in([Batch(b"", kernel_drops=3, **lost)])
     world.worker.start(lambda: None)
     assert read_end(str(path)) is None
     world.worker.stop()
     world.worker.close()
-    assert read_end(str(path)) == End(0, 3)
+    assert read_end(str(path)) == End(0, 3, len(gaps))
 
 
 def test_who_may_not_read_the_journal_is_told_which_group_may(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ class Listener:
     """One that is never stuck."""
 
     progress = 0
+    running = True
 
     def poke(self) -> None:
         self.progress += 1
@@ -51,6 +53,7 @@ def running(world: World) -> Daemon:
         _listener=Listener(),
         _progress=(0, 0),
         _problem="",
+        _loading=None,
     )
     return of
 
@@ -94,3 +97,70 @@ def test_the_watchdog_is_told_while_a_configuration_is_read(
     assert may_end.is_set()
     shown = "STATUS=bad configuration, keeping the previous rules: file: bad"
     assert told[-1].splitlines() == ["READY=1", shown]
+
+
+@pytest.fixture
+def never(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A file system that hangs, until this is set."""
+    may_end = threading.Event()
+
+    def load_config(_path: str) -> None:
+        assert may_end.wait(60)
+        raise ConfigError(["file: bad"])
+
+    monkeypatch.setattr(daemon, "load_config", load_config)
+    yield may_end
+    may_end.set()
+
+
+REFUSED = "STATUS=not loaded, keeping the previous rules: "
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("never")
+def test_an_end_does_not_wait_for_a_configuration(
+    world: World, told: list[str], number: signal.Signals
+) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        signal.pthread_kill(threading.get_ident(), number)
+        running(world)._reload()
+        # It is there for the turn that comes.
+        assert signal.sigtimedwait({number}, 0) is not None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert told[-1].splitlines() == ["READY=1", f"{REFUSED}procwatchd is about to end"]
+
+
+@pytest.mark.parametrize("who", ["listener", "worker"])
+@pytest.mark.usefixtures("never")
+def test_nor_does_who_can_do_no_work(world: World, told: list[str], who: str) -> None:
+    of = running(world)
+    if who == "worker":
+        world.worker.stop()
+    else:
+        of._listener.running = False
+    of._reload()
+    assert told[-1].splitlines() == ["READY=1", f"{REFUSED}procwatchd is about to end"]
+
+
+def test_a_load_that_hangs_is_given_up(
+    world: World, told: list[str], never: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "LOADING_MOST_SECONDS", 0.05)
+    of = running(world)
+    of._reload()
+    assert told[-1].splitlines() == ["READY=1", f"{REFUSED}it took more than 0.05 seconds"]
+    # One thread hangs, and not one more for each that asks.
+    threads = threading.active_count()
+    of._reload()
+    assert threading.active_count() == threads
+    assert told[-1].splitlines() == ["READY=1", f"{REFUSED}the load before this one has not ended yet"]
+    never.set()
+    assert of._loading is not None
+    assert isinstance(of._loading.exception(60), ConfigError)
+    of._reload()
+    assert told[-1].splitlines()[1].startswith("STATUS=bad configuration")
+    world.worker.stop()
+    texts = [str(entry.fields["MESSAGE"]) for entry in world.writer.entries]
+    assert "reload: not loaded, keeping the previous one: it took more than 0.05 seconds" in texts

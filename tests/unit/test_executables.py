@@ -192,3 +192,22 @@ def test_an_error_at_the_close_ends_nothing(
     for name in ("one", "other"):
         assert asker.wait(asker.ask(sparse(tmp_path / name, 5)))
     asker.wait_for_all()
+
+
+def test_a_thread_that_is_over_at_once_is_not_taken_for_one_that_runs(
+    asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Over(threading.Thread):
+        def start(self) -> None:
+            with pytest.raises(OSError, match="over"):
+                self.run()
+
+    def fails() -> None:
+        raise OSError("over")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(executables, "leave_real_time", fails)
+        patched.setattr(threading, "Thread", Over)
+        checksum = asker.ask(sparse(tmp_path / "one", 5))
+    asker.ask(sparse(tmp_path / "other", 5))
+    assert asker.wait(checksum)

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from procwatchd.journal.entry import Entry
 from procwatchd.journal.jsonlines import JsonWriter
 from procwatchd.journal.native import JournaldWriter
 from procwatchd.kernel.clock import NS_PER_TICK
 from procwatchd.kernel.marks import Marks
+from procwatchd.metrics import metrics_text
 from procwatchd.rules import summary as summary_module
 from tests.unit.test_worker import EXEC, EXIT, FORK, UID, World
 
@@ -51,6 +54,8 @@ def told(world: World) -> list[dict[str, Any]]:
 
 def terms(world: World, *names: str) -> list[int]:
     every = world.worker.terms() | world.worker.more_terms(None)
+    sorted_out = ("MALFORMED", "FOREIGN", "UNNEEDED", "CONSIDERED", "PENDING")
+    assert every["RECEIVED"] == sum(every[name] for name in sorted_out)
     assert every["CONSIDERED"] == sum(
         every[name] for name in ("LOGGED", "DROPPED", "COUNTED", "LIMITED", "UNWRITTEN")
     )
@@ -63,7 +68,7 @@ def test_what_a_rule_counts_is_one_entry(world: World) -> None:
     assert run(world, "cc", "b c.c", tick=200) == []
     assert run(world, "cc", "-c", "a.c", tick=300) == []
     assert len(run(world, "ld", exe="/usr/bin/ld")) == 1
-    assert terms(world, "COUNTED", "LOGGED") == [3, 1]
+    assert terms(world, "COUNTED", "PENDING", "LOGGED") == [0, 3, 1]
     (entry,) = told(world)
     assert {name.removeprefix("PROCWATCH_"): value for name, value in entry.items()} | {
         "MONOTONIC_USEC": ""
@@ -82,7 +87,7 @@ def test_what_a_rule_counts_is_one_entry(world: World) -> None:
         "SAMPLE": ["cc -c a.c", "cc 'b c.c'"],
     }
     assert told(world) == []
-    assert terms(world, "COUNTED", "LOGGED") == [3, 1]
+    assert terms(world, "COUNTED", "PENDING", "LOGGED") == [3, 0, 1]
 
 
 def test_groups_are_told_apart_the_oldest_first(world: World) -> None:
@@ -143,8 +148,9 @@ def test_what_is_over_a_limit_is_told(world: World) -> None:
     assert sum(len(run(world, "cc", str(n))) for n in range(5)) == 2
     assert world.worker._patience() == 1.0
     assert len(run(world, "cc", uid=7)) == 1
-    assert terms(world, "LIMITED", "LOGGED") == [3, 3]
+    assert terms(world, "LIMITED", "PENDING", "LOGGED") == [0, 3, 3]
     (entry,) = told(world)
+    assert terms(world, "LIMITED", "PENDING", "LOGGED") == [3, 0, 3]
     assert entry["MESSAGE"] == "summary: 3 events over the limit of rule cc (uid=0), such as: cc 2"
     assert (entry["PROCWATCH_RULE"], entry["PROCWATCH_COUNT"]) == ("cc", "3")
     limits = world.worker._silence._limits
@@ -225,7 +231,7 @@ def test_a_summary_that_is_held_is_in_hand_until_it_is_written(
     for _ in range(5):
         run(world, "cc")
     logged, limited = (0, 0) if counted else (2, 3)
-    assert world.settle() == (5, counted, limited, logged, 0, 0)
+    assert world.settle() == (5, 0, 0, 5, 0, 0)
     world.worker._silence.tell()
     assert world.settle() == (5, 0, 0, 5, 0, 0)
     with world.bind():
@@ -280,6 +286,53 @@ def test_a_summary_that_is_given_up_is_lost_with_all_its_events(
     entries = 1 if counted else 3
     assert any(line.startswith(b"MESSAGE=loss: %d entries on 5 events" % entries) for line in loss)
     assert world.settle() == (0, 0, 0, 0, 5, 0)
+
+
+def counters(world: World) -> dict[str, int]:
+    """What Prometheus is told to be counters."""
+    text = metrics_text(world.worker.terms() | world.worker.more_terms(None))
+    return {name: int(value) for name, value in re.findall(r"^# TYPE (\w+) counter\n\1 (\d+)$", text, re.M)}
+
+
+@pytest.mark.parametrize("rule", [COUNT % "", LIMIT % ""], ids=["count", "limit"])
+@pytest.mark.parametrize("hold_bytes", [1 << 20, 1], ids=["held", "given up"])
+def test_what_is_counted_never_becomes_less(tmp_path: Path, rule: str, hold_bytes: int) -> None:
+    world = Unread(tmp_path, hold_bytes)
+    world.start(DROPPED + rule)
+    seen = [counters(world)]
+    for _ in range(5):
+        run(world, "cc")
+        terms(world)
+        seen.append(counters(world))
+    world.worker._silence.tell()
+    terms(world)
+    seen.append(counters(world))
+    with world.bind():
+        world.worker._write_held()
+        terms(world)
+        seen.append(counters(world))
+    for before, after in itertools.pairwise(seen):
+        assert {name: after[name] for name in before if after[name] < before[name]} == {}
+    assert seen[-1]["procwatchd_considered_total"] == 5
+
+
+def test_an_error_at_one_summary_costs_that_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.start(COUNT % ", by: [cmdline]")
+    for words in ((), ("bad",), ("bad",), ("good",)):
+        run(world, "cc", *words)
+    own = world.worker.builder.own
+
+    def fails(kind: str, text: str, *also: Any, **fields: Any) -> Entry:
+        if kind == "summary" and "bad" in text:
+            raise RuntimeError("odd")
+        return own(kind, text, *also, **fields)
+
+    monkeypatch.setattr(world.worker.builder, "own", fails)
+    first, failure, last = told(world)
+    assert [entry["PROCWATCH_GROUP"] for entry in (first, last)] == ["cmdline=cc", "cmdline='cc good'"]
+    assert (failure["PROCWATCH_EVENT"], failure["PROCWATCH_COUNT"]) == ("loss", "2")
+    assert "at a summary" in str(failure["MESSAGE"])
+    assert terms(world, "COUNTED", "UNWRITTEN", "PENDING", "FAILURES") == [2, 2, 0, 1]
 
 
 def test_the_daemons_own_entries_are_outside_the_limit(world: World) -> None:
@@ -354,11 +407,11 @@ def test_texts_are_limited(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     world.start(COUNT % ", by: cmdline")
     for n in range(10):
         run(world, "cc", str(n) * 20)
+    shared, skipped = terms(world, "GROUPS_SHARED", "SAMPLES_SKIPPED")
     summaries = world.worker._silence._summaries
     kept = sum(len(each.group or "") + sum(map(len, each.samples.values())) for each in summaries.take(1e18))
     assert kept < 200
     assert summaries._texts == 0
-    shared, skipped = terms(world, "GROUPS_SHARED", "SAMPLES_SKIPPED")
     assert shared > 5
     assert skipped > 5
 
