@@ -487,7 +487,7 @@ class Daemon:
         """What is done each minute, and after what is worth an alert: the metrics are as fresh as that."""
         self._worker.check_forks(kernel_forks, ack)
         fields = {**self._worker.terms(), **self._worker.more_terms(kernel_forks)}
-        self._directory.write_metrics(metrics_text(fields))
+        self._directory.write_metrics(metrics_text(fields, self._worker.decided()))
 
     def _write_statistics(self, kernel_forks: KernelForks | None, ack: int | None) -> None:
         self._worker.check_forks(kernel_forks, ack)
@@ -503,7 +503,7 @@ class Daemon:
         )
         fields = {**terms, **self._worker.more_terms(kernel_forks)}
         self._writer.write(self._worker.builder.own(kind, text, **fields))
-        self._directory.write_metrics(metrics_text(fields))
+        self._directory.write_metrics(metrics_text(fields, self._worker.decided()))
 
     def _status(self) -> str:
         if self._problem:

@@ -191,12 +191,13 @@ class Worker:
         self._asked: list[tuple[Callable[[], None], int | None, float]] = []
         self._acknowledged: int | None = None
         self._forks_acknowledged = 0
-        self._failures = self._detections_cut = 0
+        self._failures = self._detections_cut = self._behind_ns = self._concluded_ns = 0
+        # By the rule, None where none did, and the action.
+        self._decided: dict[tuple[str | None, str], int] = {}
         self._needed = Needs()
         # The thread's own, once it runs: whoever else does its work goes on as they are.
         self._budget: Budget | None = None
         self._stopping = False
-        self._concluded_ns = 0
         self._next_second = self._held_seconds = 0.0
         # Of the events at hand, those that an exec may have sent; and such changes until their image is there.
         self._sent_by_execs: set[RawEvent] = set()
@@ -441,6 +442,7 @@ class Worker:
         terms = {
             "PROCESSES": len(self.table),
             "QUEUED": self._batches.waiting_events,
+            "BEHIND_USEC": self._behind_ns // 1000,
             "UNLOCATED": self.ledger.unlocated,
             "FORKS": self._forks_acknowledged,
             "FORKS_MISSED": self.fork_watch.told,
@@ -464,6 +466,10 @@ class Worker:
             **self._silence.terms(),
         }
         return {name: value for name, value in terms.items() if value is not None}
+
+    def decided(self) -> dict[tuple[str | None, str], int]:
+        """How many events each rule decided, by its name and what became of them; None for those that none did."""
+        return self._decided.copy()
 
     def _run(self) -> None:
         self._budget = Budget()
@@ -628,6 +634,7 @@ class Worker:
             self._handle_event(event, outcomes.get(n))
         if count:
             self._concluded_ns = events[count - 1][7]
+            self._behind_ns = max(0, time.monotonic_ns() - events[0][7])
             self._ripen(self._concluded_ns)
 
     def _ripen(self, until_ns: float) -> None:
@@ -723,6 +730,8 @@ class Worker:
             self._detections_cut += max(0, len(decision.detections) - DETECTIONS_LIMIT)
         if decision.inherited:
             self.table.tag(record.process, decision.inherited)
+        by = (decision.rule, decision.action)
+        self._decided[by] = self._decided.get(by, 0) + 1
         if decision.action == "drop":
             self.ledger.dropped += not record.found
         elif decision.detections or not self._silence.takes(record, decision):

@@ -111,7 +111,7 @@ def test_fluent_bit_renames_fields_there_are() -> None:
 def test_metrics_are_called_as_the_daemon_calls_them(file: str) -> None:
     asked = set(re.findall(r"\bprocwatchd_\w+", (FLEET / file).read_text()))
     served = set(
-        re.findall(r"^(procwatchd_\w+) ", metrics_text(dict.fromkeys(known_fields(), 0)), re.MULTILINE)
+        re.findall(r"^(procwatchd_\w+) ", metrics_text(dict.fromkeys(known_fields(), 0), {}), re.MULTILINE)
     )
     assert asked
     assert asked <= served

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from procwatchd import __version__
 from procwatchd.errors import AnotherRunsError, DeniedError
 from procwatchd.metrics import metrics_text
 from procwatchd.runtime import KEY_FILE, RuntimeDirectory, keep_key
@@ -43,10 +44,14 @@ def test_the_end_of_listening_is_known_within_a_boot(tmp_path: Path) -> None:
 
 
 def test_metrics(tmp_path: Path) -> None:
-    text = metrics_text({"RECEIVED": 12, "PENDING": 3})
+    text = metrics_text({"RECEIVED": 12, "PENDING": 3}, {("noise", "drop"): 4, (None, "log"): 5})
     assert text == (
+        f'# TYPE procwatchd_info gauge\nprocwatchd_info{{version="{__version__}"}} 1\n'
         "# TYPE procwatchd_received_total counter\nprocwatchd_received_total 12\n"
         "# TYPE procwatchd_pending gauge\nprocwatchd_pending 3\n"
+        "# TYPE procwatchd_rule_events_total counter\n"
+        'procwatchd_rule_events_total{rule="noise",action="drop"} 4\n'
+        'procwatchd_rule_events_total{rule="",action="log"} 5\n'
     )
     with contextlib.closing(RuntimeDirectory(str(tmp_path))) as directory:
         directory.write_metrics(text)

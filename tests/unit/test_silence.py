@@ -290,7 +290,7 @@ def test_a_summary_that_is_given_up_is_lost_with_all_its_events(
 
 def counters(world: World) -> dict[str, int]:
     """What Prometheus is told to be counters."""
-    text = metrics_text(world.worker.terms() | world.worker.more_terms(None))
+    text = metrics_text(world.worker.terms() | world.worker.more_terms(None), {})
     return {name: int(value) for name, value in re.findall(r"^# TYPE (\w+) counter\n\1 (\d+)$", text, re.M)}
 
 

@@ -135,6 +135,14 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
+def test_what_each_rule_decided_is_counted(world: World) -> None:
+    world.start("capture: {events: [exec, exit]}\nrules: [{name: quiet, match: {event: exit}, action: drop}]")
+    world.proc.add(42, **RSYNC)  # type: ignore[arg-type]
+    world.send((FORK, 1, 1, 42, 42), (EXEC, 42, 42), (EXIT, 42, 42, 0, 17, 1, 1))
+    world.send((FORK, 1, 1, 43, 43), (EXIT, 43, 43, 0, 17, 1, 1))
+    assert world.worker.decided() == {(None, "log"): 1, ("quiet", "drop"): 2}
+
+
 RSYNC = {
     "comm": b"rsync",
     "exe": "/usr/bin/rsync",
