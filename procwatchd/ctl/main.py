@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -15,12 +17,28 @@ from procwatchd.journal.quote import printable
 
 FOUND, USAGE = 1, 2  # exit statuses
 
+# Of commands whose module is not one of their name beside this one.
+_MODULES = {
+    "check": "rules.check",
+    "test": "rules.trial",
+    "explain": "rules.explain",
+    "sigma": "rules.sigma",
+    "top": "top.command",
+    "plot": "plot.command",
+    "export": "export.command",
+    "status": "health.status",
+    "doctor": "health.doctor",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; gives its exit status: 0 fine, 1 found something, 2 cannot do what was asked."""
+    _prepare_standard_streams()
     options = make_parser().parse_args(_with_times(sys.argv[1:] if arguments is None else arguments))
     try:
-        return _command(options)(options)
+        status = _command(options)(options)
+        sys.stdout.flush()
+        return status
     except ConfigError as error:
         print(error, file=sys.stderr)
         return FOUND
@@ -28,41 +46,47 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"procwatchctl: {printable(str(error))}", file=sys.stderr)
         return USAGE
     except BrokenPipeError:
-        # Whoever read has seen enough; nothing more is to be written at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+        _write_no_more()
+        return 0  # whoever read has seen enough
+    except OSError as error:
+        _write_no_more()
+        print(f"procwatchctl: {printable(str(error))}", file=sys.stderr)
+        return USAGE
     except KeyboardInterrupt:
         return 130
+
+
+def _prepare_standard_streams() -> None:
+    """Have them all, for what was closed is None; and where the locale has no character, its number stands for it."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115  for as long as the command runs
+        elif name != "stdin" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _write_no_more() -> None:
+    """What is still in buffers goes nowhere when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _with_times(arguments: list[str]) -> list[str]:
     """`--since -1h` as one argument: argparse would take the time for an option."""
     joined: list[str] = []
     for argument in arguments:
-        if joined and joined[-1] in ("--since", "--until"):
-            joined[-1] += f"={argument}"
+        if joined and joined[-1] in ("--since", "--until", "-S", "-U"):
+            joined[-1] += f"={argument}" if joined[-1].startswith("--") else argument
         else:
             joined.append(argument)
     return joined
 
 
 def _command(options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
-    """The function that does it."""
-    if options.command == "check":
-        from procwatchd.ctl.check import check
-
-        return check
-    if options.command == "test":
-        from procwatchd.ctl.trial import test
-
-        return test
-    if options.command == "explain":
-        from procwatchd.ctl.explain import explain
-
-        return explain
-    from procwatchd.ctl.sigma import sigma
-
-    return sigma
+    """The function that does it, which has the command's name."""
+    module = importlib.import_module(f"procwatchd.ctl.{_MODULES.get(options.command, options.command)}")
+    found: Callable[[argparse.Namespace], int] = getattr(module, options.command)
+    return found
 
 
 if __name__ == "__main__":

@@ -34,26 +34,20 @@ def _text(value: FieldValue) -> str:
     return " ".join(map(printable, value)) if isinstance(value, list) else printable(value)
 
 
-def _kind_style(fields: dict[str, FieldValue]) -> str:
-    """The colour of the first word, which names the kind of entry."""
-    event = _text(fields.get("PROCWATCH_EVENT", ""))
-    if event == "exit" and (
-        "PROCWATCH_EXIT_SIGNAL" in fields or _text(fields.get("PROCWATCH_EXIT_CODE", "0")) != "0"
-    ):
-        return _RED
-    return _KIND_STYLES.get(event, "")
-
-
-def _coloured(stamp: str, message: str, fields: dict[str, FieldValue]) -> str:
-    """The line in colours, without its newline."""
+def coloured(stamp: str, message: str, *, event: str, priority: str, has_failed: bool) -> str:
+    """A line of clean text in colours: by the kind of entry in the first word, by the priority in the rest."""
     word, space, rest = message.partition(" ")
-    style = _PRIORITY_STYLES.get(_text(fields.get("PRIORITY", "")), "")
-    kind_style = _kind_style(fields) or style
+    style = _PRIORITY_STYLES.get(priority, "")
+    kind_style = (_RED if event == "exit" and has_failed else _KIND_STYLES.get(event, "")) or style
     if kind_style:
         word = f"{kind_style}{word}{_RESET}"
     if style and rest:
         rest = f"{style}{rest}{_RESET}"
     return f"{_DIM}{stamp}{_RESET} {word}{space}{rest}"
+
+
+def _has_failed(fields: dict[str, FieldValue]) -> bool:
+    return "PROCWATCH_EXIT_SIGNAL" in fields or _text(fields.get("PROCWATCH_EXIT_CODE", "0")) != "0"
 
 
 def _wants_colour(fd: int) -> bool:
@@ -81,5 +75,14 @@ class TextWriter(FdBuffer):
             self._stamp = time.strftime("%b %d %H:%M:%S", time.localtime(second))
         # Messages are clean already; a terminal is worth a second look, which is cheap.
         message = _text(entry.fields.get("MESSAGE", ""))
-        line = _coloured(self._stamp, message, entry.fields) if self._colour else f"{self._stamp} {message}"
+        line = self._coloured(message, entry.fields) if self._colour else f"{self._stamp} {message}"
         self.add(f"{line}\n".encode(), entry.events, entry.realtime_usec, entry.on_written)
+
+    def _coloured(self, message: str, fields: dict[str, FieldValue]) -> str:
+        return coloured(
+            self._stamp,
+            message,
+            event=_text(fields.get("PROCWATCH_EVENT", "")),
+            priority=_text(fields.get("PRIORITY", "")),
+            has_failed=_has_failed(fields),
+        )

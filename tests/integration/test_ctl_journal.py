@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from procwatchd.ctl.main import main
+from procwatchd.ctl.past.entries import Entries
+from procwatchd.ctl.past.filters import parse_filter
 
 REMOTE = "/lib/systemd/systemd-journal-remote"
 UNIT = {"_SYSTEMD_UNIT": "procwatchd.service"}
@@ -38,7 +41,7 @@ def directory(tmp_path: Path) -> str:
     made = tmp_path / "journal"
     made.mkdir()
     entries: list[Mapping[str, str | bytes]] = [
-        UNIT | event(1),
+        UNIT | event(1, EXE="/bin/a (deleted)", UID="0"),
         UNIT | event(2, COMM=b"odd\xff\n", CMDLINE="x" * 100_000),
         {"_SYSTEMD_UNIT": "evil.service"} | event(3),
         UNIT | event(4, kind="exit", EXIT_CODE="0"),
@@ -96,8 +99,55 @@ def test_one_event_is_found_by_its_cursor_and_by_its_process(
         assert capsys.readouterr().err.startswith("procwatchctl: ")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("pid=1",),
+        ("pid=1", "pid=4"),
+        ("pid!=1",),
+        ("event=exit",),
+        ("event!=exec",),
+        ("event=summary",),
+        ("exe=/bin/a",),
+        ("exe=*/a",),
+        ("comm=odd*",),
+        ("comm|contains=odd", "event=exec"),
+        ("cmdline|startswith=xxx",),
+        ("euid=0",),
+        ("exit-code=0",),
+        ("exit-code!=1", "event=exit"),
+    ],
+)
+def test_filters_find_in_the_journal_what_they_find_in_a_file(directory: str, words: tuple[str, ...]) -> None:
+    """The journal's index finds a part of it, and the rest is looked at."""
+    command = ["journalctl", "-D", directory, "-o", "json", "--all"]
+    lines = subprocess.run(command, check=True, capture_output=True).stdout
+    file = Path(directory).parent / "lines"
+    file.write_bytes(lines)
+
+    def found(**where: str | None) -> list[str]:
+        options = argparse.Namespace(
+            **{"file": None, "directory": None, "since": None, "until": None, **where}
+        )
+        return [entry["__CURSOR"] for entry in Entries(options, parse_filter(words))]
+
+    assert found(directory=directory) == found(file=str(file))
+    assert found(directory=directory) != []
+
+
 def test_a_directory_that_is_none_is_named(
     tmp_path: Path, rules: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["test", rules, "-D", str(tmp_path / "none")]) == 2
     assert f"{tmp_path}/none" in capsys.readouterr().err
+
+
+def test_what_is_exported_is_what_journalctl_has(directory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "-D", directory]) == 0
+    ours = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    command = ["journalctl", "-D", directory, "-o", "json", "--all", "_SYSTEMD_UNIT=procwatchd.service"]
+    shown = subprocess.run(command, check=True, capture_output=True).stdout.splitlines()
+    theirs = [one for one in map(json.loads, shown) if "PROCWATCH_EVENT" in one]
+    assert len(ours) == 4
+    assert ours == theirs

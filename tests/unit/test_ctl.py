@@ -18,8 +18,8 @@ import shtab
 
 from procwatchd.config import load_config
 from procwatchd.ctl import arguments
-from procwatchd.ctl.check import useless
 from procwatchd.ctl.main import main
+from procwatchd.ctl.rules.check import useless
 from procwatchd.process.fields import EVENTS
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +114,7 @@ def test_check_warns_of_what_is_of_no_use(
         ["name: a, match: {pid: 1}, action: tag, tags: [x]", "name: b, match: {tags|exists: no}"],
         ["name: a, match: {event: exec}, action: tag, tags: [x]", "name: b, match: {event: exec}"],
         ["name: a, match: {event: exec}", "name: b, match: {uid: 0}"],
+        ["name: a, match: {exe: /bin/a}, action: drop", "name: b, match: {exe: /bin/a}"],
         ["name: a, match: {not: {event: exec}}", "name: b, match: {any: [{exit-code: 1}, {event: exec}]}"],
     ],
 )
@@ -168,8 +169,66 @@ def test_what_other_rules_would_have_done(tmp_path: Path, capsys: pytest.Capture
     assert rules["fetching"]["why"] == ["cmdline|contains a secret in it is hidden"]
     assert found["outcomes"] == {"log": 1, "drop": 1, "count": 0, "undecidable": 1}
     assert (found["events"], found["unmatched"]["decided"]) == (3, 0)
-    assert found["absent"] == {"dropped": None, "summarised": 9, "lost": 0}
+    assert found["absent"] == {
+        "dropped": None,
+        "dropped_since_usec": None,
+        "dropped_until_usec": None,
+        "summarised": 9,
+        "lost": 0,
+    }
     assert found["skipped"] == {"count": 1, "first": [f"{file}:5: not JSON, or cut off"]}
+
+
+def test_how_much_rules_dropped_is_said_with_the_time_of_which_it_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def account(at: int, dropped: int) -> dict[str, str]:
+        return {
+            "PROCWATCH_EVENT": "statistics",
+            "PROCWATCH_DROPPED": str(dropped),
+            "__REALTIME_TIMESTAMP": str(at * 1_000_000),
+        }
+
+    told = [account(86400 * 365, 100), account(86400 * 366, 107)]
+    for of, words in (
+        (told[:1], "how many rules dropped is not told"),
+        (told, "dropped by rules at least 7, those"),
+    ):
+        assert main(["test", config(tmp_path, RULES), "--file", entries(tmp_path, *of)]) == 0
+        assert words in capsys.readouterr().out
+
+
+TAGGING = """
+rules:
+  - {name: tagging, match: {exe: /bin/sh}, action: tag, tags: [shell], inherit: true}
+  - {name: shells, match: {tags: shell, event: exit}, action: drop}
+"""
+OTHER = EXIT | {"PROCWATCH_EXE": "/bin/other"}
+
+
+@pytest.mark.parametrize(
+    ("between", "later", "dropped"),
+    [
+        ({}, {}, 1),
+        ({}, {"_BOOT_ID": "2"}, 0),
+        ({}, {"_MACHINE_ID": "b"}, 0),
+        ({"PROCWATCH_EVENT": "start"}, {}, 0),
+        ({"PROCWATCH_EVENT": "start", "_MACHINE_ID": "b"}, {}, 1),
+        ({"PROCWATCH_EVENT": "start", "_BOOT_ID": "2"}, {}, 1),
+    ],
+)
+def test_tags_are_of_one_process_and_one_daemon(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    between: dict[str, str],
+    later: dict[str, str],
+    dropped: int,
+) -> None:
+    """PIDs and starts are the same on many machines, and a daemon that was started again may know nothing of before."""
+    where = {"_BOOT_ID": "1", "_MACHINE_ID": "a"}
+    of = [where | EXEC, *([where | between] if between else []), where | OTHER | later]
+    found = as_json(capsys, "test", config(tmp_path, TAGGING), "--file", entries(tmp_path, *of))
+    assert (found["outcomes"]["drop"], found["outcomes"]["undecidable"]) == (dropped, 1 - dropped)
 
 
 def test_sigma_rules_are_tried_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,6 +390,56 @@ def run(*words: str, **environment: str) -> tuple[str, int]:
     return shown.decode(), process.returncode
 
 
+def in_shell(script: str, *words: str, **environment: str) -> tuple[int, str, str]:
+    """Run procwatchctl where a shell's `script` has it as "$@"; gives the exit status, and what was written."""
+    command = ["bash", "-c", script, "bash", sys.executable, "-m", "procwatchd.ctl.main", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_are_done_without(tmp_path: Path, closed: str) -> None:
+    rules = config(tmp_path, RULES)
+    for words in (("check", rules), ("test", rules, "--file", entries(tmp_path, EXEC))):
+        status, _, told = in_shell(f'"$@" {closed}', *words)
+        assert (status, told) == (0, "")
+
+
+def test_standard_input_that_is_closed_has_nothing(tmp_path: Path) -> None:
+    status, out, told = in_shell('"$@" <&-', "test", config(tmp_path, RULES), "--file", "-", "--json")
+    assert (status, json.loads(out)["events"], told) == (0, 0, "")
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_full_disk_is_said(tmp_path: Path, more: tuple[str, ...]) -> None:
+    status, _, told = in_shell('"$@" >/dev/full', "check", config(tmp_path, RULES), *more)
+    assert (status, told) == (2, "procwatchctl: [Errno 28] No space left on device\n")
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", config(tmp_path, RULES), "--file", "/proc/self/mem"]) == 2
+    assert capsys.readouterr().err == "procwatchctl: [Errno 5] Input/output error\n"
+
+
+def test_what_the_locale_has_no_character_for_is_written_by_its_number(tmp_path: Path) -> None:
+    words = ("explain", "-c", config(tmp_path, RULES))
+    file = entries(tmp_path, EXEC | {"PROCWATCH_CMDLINE": "echo ä"})
+    status, out, told = in_shell('"$@"', *words, "--file", file, PYTHONIOENCODING="ascii")
+    assert (status, told) == (0, "")
+    assert "echo \\xe4" in out
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_who_has_seen_enough_is_not_told_of_an_error(tmp_path: Path, more: tuple[str, ...]) -> None:
+    """The reader is gone before anything is written."""
+    many = "rules:\n" + "".join(f"  - {{name: r{n}, match: {{pid: {n}}}}}\n" for n in range(2000))
+    words = ("test", config(tmp_path, many), "--file", entries(tmp_path, EXEC), *more)
+    status, _, told = in_shell('{ sleep 0.1; "$@"; echo $? >&2; } | true', *words)
+    assert (status, told) == (0, "0\n")
+
+
 def test_on_a_terminal_there_are_a_pager_and_colours(tmp_path: Path) -> None:
     file = config(tmp_path, RULES)
     paged, status = run("check", file, PAGER="sed s/^/paged:/")
@@ -364,7 +473,17 @@ def test_each_command_has_an_example_that_parses(name: str) -> None:
     example = re.search(r"example:\n  procwatchctl (.*)", commands()[name].format_help())
     assert example is not None
     assert example[1].startswith(name)
-    assert arguments.make_parser().parse_args(example[1].replace("--since -", "--since=-").split())
+    words = re.sub(
+        r"(--since|-S) -", lambda found: f"{found[1]}=-" if found[1] != "-S" else "-S-", example[1]
+    )
+    assert arguments.make_parser().parse_args(words.split())
+
+
+def test_a_recording_is_offered_by_those_that_read_it() -> None:
+    reading = {name for name, one in commands().items() if "--file" in one.format_help()}
+    assert reading > {"test", "explain", "top"}
+    offered = {name for name in reading if "recording" in commands()[name].format_help()}
+    assert offered == {"test", "explain"}
 
 
 def test_the_manual_has_all_commands_and_options_and_no_other() -> None:
@@ -375,8 +494,9 @@ def test_the_manual_has_all_commands_and_options_and_no_other() -> None:
     assert {f"-{name}" for head in heads for name in re.findall(r"Fl (-?[a-zA-Z-]+)", head)} == options | {
         "--version"
     }
+    listed = PAGE.partition("The options are:")[0]
     described = [
-        head.partition(" Op")[0].partition(" Ar")[0] for head in re.findall(r"^\.It Cm (.*)$", PAGE, re.M)
+        head.partition(" Op")[0].partition(" Ar")[0] for head in re.findall(r"^\.It Cm (.*)$", listed, re.M)
     ]
     assert sorted(described) == sorted(commands())
 

@@ -20,15 +20,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from procwatchd.config import load_config
-from procwatchd.ctl import journal
 from procwatchd.ctl.errors import CtlError
-from procwatchd.ctl.facts import Facts, ForeignError, facts_of_entry
-from procwatchd.ctl.jsonlines import LINE_LIMIT_BYTES, Skipped, read_objects
-from procwatchd.ctl.judge import Judge
-from procwatchd.ctl.past import Past
-from procwatchd.ctl.recording import End, read_end
-from procwatchd.ctl.truth import Tags, ask_match
-from procwatchd.ctl.unquote import unquote
+from procwatchd.ctl.past import journal
+from procwatchd.ctl.past.events import Past
+from procwatchd.ctl.past.facts import Facts, ForeignError, facts_of_entry
+from procwatchd.ctl.past.jsonlines import LINE_LIMIT_BYTES, Skipped, read_objects
+from procwatchd.ctl.past.recording import End, read_end
+from procwatchd.ctl.past.truth import Tags, ask_match
+from procwatchd.ctl.past.unquote import unquote
+from procwatchd.ctl.rules.judge import Judge
 from procwatchd.journal.build import EntryBuilder
 from procwatchd.journal.entry import Entry
 from procwatchd.journal.jsonlines import json_value
@@ -174,6 +174,7 @@ STANDARD = {
         ({"cmdline|contains": "x", "pid": "6"}, {"CMDLINE": "<redacted:a:b>"}, False),
         ({"any": [{"cmdline|contains": "x"}, {"pid": "5"}]}, {"CMDLINE": "<redacted:a:b>"}, True),
         ({"cmdline": "a*"}, {"CMDLINE": "a […7 bytes…] b"}, None),
+        ({"cmdline": "a*"}, {"CMDLINE": "a '[…7 bytes…]' b"}, True),
         ({"cmdline": "a*"}, {"CMDLINE": "a b", "ARGV_TRUNCATED": "1"}, None),
         ({"cmdline": "a*"}, {"CMDLINE": None}, None),
         ({"parent.comm": "sh"}, {"ANCESTORS": "sh[4] init[1]", "PARENT_COMM": "sh"}, True),
@@ -306,7 +307,56 @@ def test_what_has_no_entry_is_counted(tmp_path: Path) -> None:
     )
     past = Past(options(path))
     assert list(past.events()) == []
-    assert (past.dropped, past.summarised, past.lost, past.skipped.count) == (15, 7, 3, 0)
+    absent = past.absent
+    assert (absent.dropped, absent.summarised, absent.lost_events, past.skipped.count) == (15, 7, 3, 0)
+
+
+def accounts(tmp_path: Path, *of: dict[str, Any]) -> Past:
+    """What is read of the daemon's own entries: values with a name that begins with `_` are journald's."""
+    path = tmp_path / "accounts"
+    lines = [{name if name[0] == "_" else f"PROCWATCH_{name}": one[name] for name in one} for one in of]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    past = Past(options(path))
+    assert list(past.events()) == []
+    return past
+
+
+def account(at: int, dropped: int | None, *, host: str = "a", boot: str = "1") -> dict[str, Any]:
+    told = {"EVENT": "start"} if dropped is None else {"EVENT": "statistics", "DROPPED": str(dropped)}
+    return {"__REALTIME_TIMESTAMP": str(at), "_MACHINE_ID": host, "_BOOT_ID": boot, **told}
+
+
+@pytest.mark.parametrize(
+    ("of", "expected"),
+    [
+        ([], (None, None, None)),
+        ([account(5, 100)], (None, None, None)),
+        ([account(5, None)], (None, None, None)),
+        ([account(5, 100), account(6, 100)], (0, 5, 6)),
+        ([account(5, None), account(6, 7)], (7, 5, 6)),
+        ([account(5, 100), account(6, 110), account(7, None), account(8, 3)], (13, 5, 8)),
+        # It was started again, and nobody told.
+        ([account(5, 100), account(6, 4)], (4, 5, 6)),
+        (
+            [account(5, 100), account(6, 900, host="b"), account(7, 110), account(8, 930, host="b")],
+            (40, 5, 8),
+        ),
+        ([account(5, 100), account(6, 900, boot="2")], (None, None, None)),
+    ],
+)
+def test_of_what_rules_dropped_that_alone_is_told_that_is_known(
+    tmp_path: Path, of: list[dict[str, Any]], expected: tuple[int | None, ...]
+) -> None:
+    absent = accounts(tmp_path, *of).absent
+    assert (absent.dropped, absent.dropped_since_usec, absent.dropped_until_usec) == expected
+
+
+@pytest.mark.parametrize("asked", [{"since": "@1"}, {"until": "@1"}])
+def test_of_a_recording_no_time_can_be_asked_for(tmp_path: Path, asked: dict[str, str]) -> None:
+    path = tmp_path / "tape"
+    path.write_text('{"procwatchd-recording":1}\n')
+    with pytest.raises(CtlError, match="no times of the day"):
+        list(Past(options(path, **asked)).events())
 
 
 def test_only_what_is_of_the_time_asked_for(tmp_path: Path) -> None:

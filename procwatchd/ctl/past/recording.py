@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from procwatchd.ctl.facts import Facts, ForeignError, command_of, typed_values
+from procwatchd.ctl.past.facts import Facts, ForeignError, command_of, typed_values
 from procwatchd.process.fields import EVENTS, FIELDS, Value
 from procwatchd.process.model import ANCESTOR_LIMIT
 from procwatchd.tape import END, END_LIMIT_BYTES, HEADER, VERSION

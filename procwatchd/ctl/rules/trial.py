@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.text import Text
 
 from procwatchd.config import load_config
-from procwatchd.ctl.facts import Facts
-from procwatchd.ctl.judge import UNDECIDABLE, Judge
-from procwatchd.ctl.past import Past
-from procwatchd.ctl.recording import End, read_end
-from procwatchd.ctl.screen import clean, print_json, print_problems, print_skipped, screen, table
-from procwatchd.ctl.truth import Verdict
+from procwatchd.ctl.past.absent import Absent
+from procwatchd.ctl.past.events import Past
+from procwatchd.ctl.past.facts import Facts
+from procwatchd.ctl.past.recording import End, read_end
+from procwatchd.ctl.past.truth import Verdict
+from procwatchd.ctl.rules.judge import UNDECIDABLE, Judge
+from procwatchd.ctl.show.missing import dropped
+from procwatchd.ctl.show.screen import clean, print_json, print_problems, print_skipped, screen, table
 
 SAMPLES = 3  # distinct ones, of each rule
 SAMPLE_CHARACTERS = 100
@@ -118,9 +120,7 @@ def _as_json(trial: Trial, past: Past, end: End | None) -> dict[str, Any]:
         "rules": [tally.as_json() for tally in trial.rules.values()],
         "unmatched": trial.unmatched.as_json(),
         "sigma": [tally.as_json() for tally in trial.sigma if tally.matched or tally.undecidable],
-        "absent": _absent_of_recording(end)
-        if past.is_recording
-        else {"dropped": past.dropped, "summarised": past.summarised, "lost": past.lost},
+        "absent": _absent_of_recording(end) if past.is_recording else _absent_of_entries(past.absent),
         "skipped": {"count": past.skipped.count, "first": past.skipped.shown},
     }
 
@@ -169,6 +169,16 @@ def _samples(tally: Tally) -> Text:
     return Text("\n").join(lines)
 
 
+def _absent_of_entries(absent: Absent) -> dict[str, Any]:
+    return {
+        "dropped": absent.dropped,
+        "dropped_since_usec": absent.dropped_since_usec,
+        "dropped_until_usec": absent.dropped_until_usec,
+        "summarised": absent.summarised,
+        "lost": absent.lost_events,
+    }
+
+
 def _print_notes(console: Console, trial: Trial, past: Past, end: End | None) -> None:
     """All together, and what is missing in it."""
     found = ", ".join(
@@ -178,13 +188,10 @@ def _print_notes(console: Console, trial: Trial, past: Past, end: End | None) ->
     if past.is_recording:
         _print_end(console, end)
     else:
-        dropped = (
-            "how many rules dropped is not told"
-            if past.dropped is None
-            else f"{past.dropped} dropped by rules"
-        )
+        absent = past.absent
         console.print(
-            f"not in it, and so not tried: {dropped}, {past.summarised} summarised, {past.lost} lost",
+            f"not in it, and so not tried: {absent.summarised} summarised, {absent.lost_events} lost, "
+            f"and {dropped(absent)}",
             style="yellow",
         )
     print_skipped(console, past.skipped)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from procwatchd.config import load_config
-from procwatchd.ctl.screen import clean, print_json, screen, table
+from procwatchd.ctl.show.screen import clean, print_json, screen, table
 from procwatchd.journal.quote import printable
 from procwatchd.rules.detection import LEVELS
 from procwatchd.rules.sigma import STATUSES, Sigma, SigmaRule

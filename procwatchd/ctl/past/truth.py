@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from procwatchd.ctl.facts import Facts
+from procwatchd.ctl.past.facts import Facts
 from procwatchd.process.model import Record
 from procwatchd.rules.match import Match, Tree, compile_match
 from procwatchd.rules.names import Scope, Target, resolve

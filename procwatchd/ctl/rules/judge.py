@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from procwatchd.config import Config
-from procwatchd.ctl.facts import Facts
-from procwatchd.ctl.truth import Ask, Tags, Truth, Verdict, all_of, any_of, ask_match, negated
+from procwatchd.ctl.past.facts import Facts
+from procwatchd.ctl.past.truth import Ask, Tags, Truth, Verdict, all_of, any_of, ask_match, negated
 from procwatchd.process.fields import Value
 from procwatchd.rules.ruleset import Rule
 from procwatchd.rules.sigma import Sigma, SigmaRule
 
 UNDECIDABLE = "undecidable"
+
+_Tags: TypeAlias = dict[tuple[tuple[object, ...], Value], dict[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +114,14 @@ class _Memory:
     """The tags that stay with processes, by rules with `inherit`.
 
     An entry does not say which of them a process has from others; a recording has all events, and when who was forked.
+    PROCESS_ID names a process of one boot of one machine, and a daemon that was started anew may know no tags any more.
     """
 
     def __init__(self, inherited: Iterable[str]) -> None:
         self._inherited = frozenset(inherited)
         # Of each process, by which tag, and since when.
-        self._sure: dict[Value, dict[str, int]] = {}
-        self._maybe: dict[Value, dict[str, int]] = {}
+        self._sure: _Tags = {}
+        self._maybe: _Tags = {}
 
     def tags(self, facts: Facts) -> Tags:
         """What a process has before the rules are tried."""
@@ -135,16 +139,16 @@ class _Memory:
         """Perhaps it did."""
         self._add(self._maybe, facts, rule)
 
-    def _add(self, to: dict[Value, dict[str, int]], facts: Facts, rule: Rule) -> None:
+    def _add(self, to: _Tags, facts: Facts, rule: Rule) -> None:
         if not rule.inherit or facts.process_id is None:
             return
         when = facts.values.get("MONOTONIC_USEC")
-        of_process = to.setdefault(facts.process_id, {})
+        of_process = to.setdefault((facts.daemon, facts.process_id), {})
         for tag in rule.tags:
             of_process.setdefault(tag, when if isinstance(when, int) else 0)
 
 
-def _at(known: dict[Value, dict[str, int]], facts: Facts) -> dict[str, int]:
+def _at(known: _Tags, facts: Facts) -> dict[str, int]:
     """The tags of a process: its own, and those that its parent had when it was forked, if that is known."""
     if facts.process_id is None:
         return {}
@@ -152,5 +156,9 @@ def _at(known: dict[Value, dict[str, int]], facts: Facts) -> dict[str, int]:
     for one in reversed((facts, *(facts.parents if facts.is_whole else ()))):
         forked = one.forked_usec
         tags = {tag: since for tag, since in tags.items() if forked is None or since <= forked}
-        tags |= {tag: since for tag, since in known.get(one.process_id, {}).items() if tag not in tags}
+        tags |= {
+            tag: since
+            for tag, since in known.get((one.daemon, one.process_id), {}).items()
+            if tag not in tags
+        }
     return tags

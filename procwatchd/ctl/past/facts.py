@@ -18,14 +18,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from procwatchd.ctl.unquote import unquote, why_hidden
+from procwatchd.ctl.past.unquote import unquote, why_hidden
 from procwatchd.journal.build import NOT_STANDARD
 from procwatchd.journal.kinds import PREFIX
 from procwatchd.process.fields import EVENTS, FIELDS, Field, Kind, Value
 
 UNIT = "procwatchd.service"
 
-_ALWAYS = frozenset({"MONOTONIC_USEC", "IDENTITY", "SOURCE"})
+ALWAYS = frozenset({"MONOTONIC_USEC", "IDENTITY", "SOURCE"})
 _COMMAND_LINES = ("CMDLINE", "PARENT_CMDLINE")
 _OF_PARENT = {name: f"PARENT_{name}" for name in ("COMM", "EXE", "CMDLINE", "PROCESS_ID")}
 _OF_PROCESS = frozenset(name for name, found in FIELDS.items() if found.of_process is not None)
@@ -47,7 +47,7 @@ class Facts:
     `parents`, nearest first, are all there were if `has_all_parents`. `trusted`: by the names of executables, whether
     the path is the host's; what is not in it nobody can say. `is_whole`: from a recording, which has all events.
     `is_living`: no event, but a process that was there before. `command` is for people, and as it came: not safe for a
-    terminal.
+    terminal. `daemon` tells whose word it is: of which machine, and since which start.
     """
 
     values: Mapping[str, Value]
@@ -59,6 +59,7 @@ class Facts:
     is_whole: bool = False
     is_living: bool = False
     command: str = ""
+    daemon: tuple[object, ...] = ()
 
     @property
     def event(self) -> str:
@@ -81,12 +82,12 @@ def kind_of(entry: Mapping[str, Any]) -> str:
     return event
 
 
-def facts_of_entry(entry: Mapping[str, Any]) -> Facts:
+def facts_of_entry(entry: Mapping[str, Any], daemon: tuple[object, ...] = ()) -> Facts:
     """What an entry about an event says. Raises ForeignError for what is none."""
     if kind_of(entry) not in EVENTS:
         raise ForeignError("not about an event")
     values, hidden = typed_values({name: entry[PREFIX + name] for name in FIELDS if PREFIX + name in entry})
-    is_standard = values.keys() >= _ALWAYS
+    is_standard = values.keys() >= ALWAYS
     missing = NOT_STANDARD if is_standard else FIELDS.keys()
     hidden |= {name: _NOT_RECORDED for name in missing if name not in values and name not in hidden}
     if is_standard:
@@ -103,6 +104,7 @@ def facts_of_entry(entry: Mapping[str, Any]) -> Facts:
         "ANCESTORS" not in hidden,
         trusted=_trusted(values),
         command=command,
+        daemon=daemon,
     )
 
 

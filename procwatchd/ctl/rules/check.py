@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from procwatchd.config import Config, load_config
-from procwatchd.ctl.facts import Facts
-from procwatchd.ctl.screen import clean, print_json, screen
-from procwatchd.ctl.truth import Tags, ask_match
+from procwatchd.ctl.past.facts import Facts
+from procwatchd.ctl.past.truth import Tags, ask_match
+from procwatchd.ctl.show.screen import clean, print_json, screen
 from procwatchd.errors import ConfigError
 from procwatchd.journal.build import ONLY_IN
 from procwatchd.process.fields import EVENTS
@@ -125,7 +125,9 @@ def _why_useless(rule: Rule, before: list[Rule], config: Config) -> str:
     for earlier in before:
         if earlier.action == "tag":
             continue
-        if earlier.match.tree == rule.match.tree:
+        # A rule that silences leaves executables of other mount namespaces to those behind it.
+        is_narrower = earlier.match.is_guarded and not rule.match.is_guarded
+        if earlier.match.tree == rule.match.tree and not is_narrower:
             return f"is never tried where it matches: rule {earlier.name!r}, before it, decides the same"
         if _is_everything(earlier.match):
             left -= _events(earlier.match)

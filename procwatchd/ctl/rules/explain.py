@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from procwatchd.config import load_config
-from procwatchd.ctl.facts import Facts
-from procwatchd.ctl.judge import Judge, Outcome
-from procwatchd.ctl.past import Past, find_event
-from procwatchd.ctl.screen import clean, print_json, print_problems, print_skipped, screen
-from procwatchd.ctl.truth import Reason, Truth, Verdict
+from procwatchd.ctl.past.events import Past, find_event
+from procwatchd.ctl.past.facts import Facts
+from procwatchd.ctl.past.truth import Reason, Truth, Verdict
+from procwatchd.ctl.rules.judge import Judge, Outcome
+from procwatchd.ctl.show.screen import clean, print_json, print_problems, print_skipped, screen
 
 _WORDS = {True: ("matches", "green"), False: ("no", ""), None: ("unknown", "yellow")}
 

@@ -14,12 +14,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from typing import IO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from procwatchd.ctl.jsonlines import Skipped
+from procwatchd.ctl.past.jsonlines import Skipped
 from procwatchd.journal.quote import printable
 
 WIDTH = 160  # of tables that go to no terminal
@@ -27,6 +28,21 @@ TEXT_LIMIT = 200  # characters of a value
 
 # As journalctl has less: it ends by itself where all fits, keeps colours, and runs nothing for whoever types into it.
 _LESS = {"LESS": "FRSXMK", "LESSCHARSET": "utf-8", "LESSSECURE": "1"}
+
+
+class Screen(Console):
+    """A console for values from anywhere: nothing is markup. Who closes it early ends the command in silence."""
+
+    def __init__(
+        self, file: IO[str] | None = None, width: int | None = None, *, is_terminal: bool | None = None
+    ) -> None:
+        super().__init__(
+            file=file, width=width, force_terminal=is_terminal, markup=False, highlight=False, emoji=False
+        )
+
+    def on_broken_pipe(self) -> None:
+        """As every other program takes it; rich by itself would exit with an error."""
+        raise BrokenPipeError
 
 
 def clean(value: object, style: str = "", limit: int = TEXT_LIMIT) -> Text:
@@ -69,28 +85,17 @@ def print_json(value: object) -> None:
 def screen(*, has_pager: bool = True) -> Iterator[Console]:
     """What to print to."""
     if not sys.stdout.isatty():
-        yield _console(WIDTH)
+        yield Screen(width=WIDTH)
         return
     pager = _start_pager() if has_pager else None
     if pager is None or pager.stdin is None:
-        yield _console(None)
+        yield Screen()
         return
     try:
         with contextlib.suppress(BrokenPipeError), pager.stdin:
-            yield Console(
-                file=pager.stdin,
-                force_terminal=True,
-                width=shutil.get_terminal_size().columns,
-                markup=False,
-                highlight=False,
-                emoji=False,
-            )
+            yield Screen(pager.stdin, shutil.get_terminal_size().columns, is_terminal=True)
     finally:
         pager.wait()
-
-
-def _console(width: int | None) -> Console:
-    return Console(width=width, markup=False, highlight=False, emoji=False)
 
 
 def _start_pager() -> subprocess.Popen[str] | None:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""How people get to see it: terminals, pagers, files, numbers with units."""
