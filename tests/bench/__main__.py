@@ -26,6 +26,8 @@ made more than a few hundred processes, the run says little: make it again on a 
 - *rules*: records of many programs, decided by a few rules and by many of the same kinds.
 - *replay*: the worker alone, with made-up events, in one process. No system calls, no listener: what is left is what
   could be made faster in Python. The entry is one of an exec, with its arguments.
+- *ctl*: procwatchctl reads a journal of many entries, beside journalctl, which does nothing with them. Memory is what
+  is the program's own, without the mapped journal.
 - *situations*: their truth is known, each made once while three programs listen, and what each says of
   it: ✓ right and all of it, ✗ wrong or not all of it. At the overrun all three were stopped meanwhile; what was
   lost is what the storm made without what of it was told, and at most what others can have made on top. Last,
@@ -51,6 +53,7 @@ from pathlib import Path
 from tests.bench import (
     arguments,
     cost,
+    ctl,
     idle,
     latency,
     memory,
@@ -87,6 +90,7 @@ class Size:
     rule_records: int = 5_000
     replayed_events: int = 200_000
     entries: int = 20_000
+    read_entries: int = 1_000_000
 
 
 FULL = Size()
@@ -105,6 +109,7 @@ QUICK = Size(
     rule_records=1_000,
     replayed_events=40_000,
     entries=5_000,
+    read_entries=50_000,
 )
 
 
@@ -215,6 +220,11 @@ def _measure_replay(bench: Bench) -> Outcome:
     return Outcome("replay", (replayed,), replay.table(replayed))
 
 
+def _measure_ctl(bench: Bench) -> Outcome:
+    readings = ctl.measure(bench.directory, bench.size.read_entries)
+    return Outcome("ctl", (readings,), ctl.table(readings))
+
+
 def _measure_situations(bench: Bench) -> Outcome:
     told = situations.measure(bench.load, bench.directory)
     return Outcome("situations", tuple(told), report.situations_table(told))
@@ -232,6 +242,7 @@ SUBJECTS: dict[str, Callable[[Bench], Outcome]] = {
     "rules": _measure_rules,
     "sigma": _measure_sigma,
     "replay": _measure_replay,
+    "ctl": _measure_ctl,
     "situations": _measure_situations,
 }
 _HELP_ONLY = f"this subject alone, may be given more than once: {', '.join(SUBJECTS)}"

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from procwatchd.ctl.lives.lives import Lives
+from procwatchd.process.fields import FIELDS
 from procwatchd.sigmafiles import load_sigma
 from tests.bench.arguments import CASES, RATE, read_told
 from tests.bench.cost import _of_load
+from tests.bench.ctl import JOURNALCTL, Reading, Readings, made_entries, read
+from tests.bench.ctl import table as ctl_table
 from tests.bench.latency import Delays, find_delays
-from tests.bench.load import Spawned
+from tests.bench.load import BenchError, Spawned
 from tests.bench.sigma import RULES, write_rules
 from tests.bench.table import Row, Table, render
 
@@ -105,3 +110,42 @@ def test_a_table_has_its_marks_details_and_notes() -> None:
         "    each: 1",
         "  (as is)",
     ]
+
+
+def test_entries_to_read_are_such_as_the_daemon_writes() -> None:
+    made = list(made_entries(1_000))
+    assert len(made) == 1_000
+    known = {"EVENT", "IDENTITY", "SOURCE", *FIELDS}
+    used = {
+        name.removeprefix("PROCWATCH_") for entry in made for name in entry if name.startswith("PROCWATCH_")
+    }
+    assert used <= known
+    lives = Lives()
+    for n, entry in enumerate(made):
+        lives.take(entry | {"__REALTIME_TIMESTAMP": str(n)})
+    processes = {entry["PROCWATCH_PROCESS_ID"] for entry in made}
+    assert len(processes) == sum(entry["PROCWATCH_EVENT"] == "exec" for entry in made)
+    # What lives at a time is the shell and its command, and whoever is above them.
+    assert len(lives.living) < 10
+
+
+def test_reading_is_told_by_what_journalctl_takes() -> None:
+    def rounds(*seconds: float, kib: int) -> list[Reading]:
+        return [Reading(one, one, kib) for one in seconds]
+
+    readings = Readings(
+        1_000_000,
+        {JOURNALCTL: rounds(10, 20, 10, kib=1024), "top": rounds(5, 12, 16, kib=20480)},
+        {JOURNALCTL: rounds(3, kib=1024), "top": rounds(1, kib=10240)},
+    )
+    assert (readings.ratio("top"), readings.growth("top")) == (0.6, 2.0)
+    cpu, ratio, memory, growth = ctl_table(readings).rows
+    assert (cpu.cells, ratio.cells, ratio.reached) == (("10.00", "12.00"), ("", "0.60"), True)
+    assert (memory.cells, growth.cells, growth.reached) == (("1.0", "20.0"), ("", "2.00"), False)
+
+
+def test_what_a_measured_program_says_is_in_the_error_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BenchError, match="ended with 1: no journal there"):
+        read([sys.executable, "-c", "raise SystemExit('no journal there')"])
+    assert read([sys.executable, "-c", "import sys; print('a note', file=sys.stderr)"]).cpu_seconds > 0
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What ran most, took most, failed most."""
