@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Entries in other programs' forms."""
