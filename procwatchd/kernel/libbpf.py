@@ -65,6 +65,11 @@ def _load_library() -> ctypes.PyDLL:
     return library
 
 
+def check_library() -> None:
+    """Raises OSError where there is no libbpf, or not all of it that is used."""
+    _load_library()
+
+
 def _give_back() -> None:
     """Have the C library give the kernel what loading took, the description of all of the kernel's types."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

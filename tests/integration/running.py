@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +27,12 @@ PATIENCE_SECONDS = 20.0
 PROCWATCHD = ("-m", "procwatchd")
 ROOT = Path(__file__).resolve().parents[2]
 HANDED = str(Path(__file__).with_name("handed.py"))
+# The daemon's program, in the control group that UNIT names.
+IN_UNIT = (
+    "-c",
+    "import os; open(os.environ['UNIT'] + '/cgroup.procs', 'w').write('0'); "
+    "from procwatchd.daemon import main; raise SystemExit(main())",
+)
 
 # A value is a str where it is UTF-8, else bytes; a list where the field is repeated.
 Entry = dict[str, Any]
@@ -38,6 +45,19 @@ def environment(directory: Path, **more: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(managers)}
     own = {"RUNTIME_DIRECTORY": str(directory / "run"), "STATE_DIRECTORY": str(directory / "state")}
     return {**inherited, "PYTHONPATH": str(ROOT), **own, **more}
+
+
+@contextlib.contextmanager
+def in_unit() -> Iterator[str]:
+    """The control group that journald takes for the unit's, for what is started with IN_UNIT."""
+    # Where there are hierarchies of both versions, it goes by the newer one.
+    roots = [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")]
+    unit = next(root for root in roots if (root / "cgroup.procs").exists()) / "procwatchd.service"
+    unit.mkdir()
+    try:
+        yield str(unit)
+    finally:
+        unit.rmdir()
 
 
 class FdStore:

@@ -34,7 +34,7 @@ from tests.integration.fleet import (
     wait_for,
 )
 from tests.integration.journald import PrivateJournald
-from tests.integration.running import PATIENCE_SECONDS, ROOT, RunningDaemon, of
+from tests.integration.running import IN_UNIT, PATIENCE_SECONDS, ROOT, RunningDaemon, in_unit, of
 
 FLEET = ROOT / "packaging/fleet"
 ODD_NAME = b"carried\nline\xff"
@@ -46,12 +46,6 @@ rules:
   - name: carried
     match: {cmdline|contains: /carried}
 """
-# The daemon's program, in the control group that UNIT names.
-IN_UNIT = (
-    "-c",
-    "import os; open(os.environ['UNIT'] + '/cgroup.procs', 'w').write('0'); "
-    "from procwatchd.daemon import main; raise SystemExit(main())",
-)
 # What makes an entry one of the daemon's here.
 OWN: dict[str, FieldValue] = {"SYSLOG_IDENTIFIER": "procwatchd", "PROCWATCH_COMM": ODD_NAME}
 
@@ -65,16 +59,12 @@ def collector(tmp_path: Path) -> Iterator[Collector]:
 @pytest.fixture
 def daemon(tmp_path: Path, journald: PrivateJournald) -> Iterator[RunningDaemon]:
     """A daemon that journald takes for the unit's."""
-    # Where there are hierarchies of both versions, it goes by the newer one.
-    roots = [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")]
-    unit = next(root for root in roots if (root / "cgroup.procs").exists()) / "procwatchd.service"
-    unit.mkdir()
-    try:
-        place = tmp_path / "daemon"
-        with RunningDaemon(place, CARRIED, journald=journald, program=IN_UNIT, UNIT=str(unit)) as daemon:
-            yield daemon
-    finally:
-        unit.rmdir()
+    place = tmp_path / "daemon"
+    with (
+        in_unit() as unit,
+        RunningDaemon(place, CARRIED, journald=journald, program=IN_UNIT, UNIT=unit) as daemon,
+    ):
+        yield daemon
 
 
 @pytest.fixture
