@@ -4,6 +4,7 @@
 # make test           everything there is to test, as root; TESTS="tests/unit" for a part, ARGS="..." goes to pytest
 # make lint           what must hold of the sources
 # make bench          figures, beside those of forkstat, extrace, bpftrace and auditd; ARGS="--quick" for the first look
+# make screenshots    the pictures in the README, of a small build that it runs; as root
 # make deb            the Debian package, into dist/, built in a clean Debian 13; as root
 # make check-deb      … and what Debian asks of it: built twice the same, lintian, piuparts
 # make e2e            the package in booted virtual machines, on several kernels; ARGS="--kernel 6.1"; as root
@@ -27,7 +28,7 @@ need = packaging/need
 run_packages = python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev
 # For the recorder: where they cannot be had, arguments are read from /proc alone.
 recorder_packages = clang libbpf-dev libbpf1
-test_packages = $(run_packages) $(recorder_packages) systemd procps strace git systemd-journal-remote openssl
+test_packages = $(run_packages) $(recorder_packages) systemd procps strace git systemd-journal-remote openssl fish zsh chromium
 # Installed they would start services: tests start the programs themselves.
 fleet_packages = promtool,prometheus prometheus-node-exporter rsyslog libestr0 libfastjson4 liblognorm5
 dist_packages = $(recorder_packages) git python3-build python3-venv
@@ -36,18 +37,19 @@ other_packages = $(dist_packages) libarchive-tools makepkg mmdebstrap debian-arc
 e2e_packages = qemu-system-x86 mmdebstrap debian-archive-keyring e2fsprogs systemd
 deb_packages = mmdebstrap debian-archive-keyring util-linux
 lint_packages = $(run_packages) systemd shellcheck mandoc
-bench_packages = $(run_packages) $(recorder_packages) systemd util-linux auditd bpftrace extrace forkstat
+bench_packages = $(run_packages) $(recorder_packages) systemd systemd-journal-remote util-linux auditd bpftrace extrace forkstat
 
 unit = packaging/procwatchd.service
 documents = $(PREFIX)/share/doc/procwatchd
 examples = $(documents)/examples
 bash_completions = $(PREFIX)/share/bash-completion/completions
 zsh_completions = $(PREFIX)/share/zsh/site-functions
+fish_completions = $(PREFIX)/share/fish/vendor_completions.d
 rules = $(PREFIX)/share/procwatchd/rules
 # Tenths of what systemd-analyze prints.
 exposure_limit = 17
 
-.PHONY: help run test lint bench deb check-deb e2e dist check-packages release
+.PHONY: help run test lint bench deb check-deb e2e dist check-packages release screenshots
 .PHONY: install install-data install-python install-completions activate uninstall clean
 .PHONY: need-root need-run need-test need-lint need-bench need-deb need-e2e need-dist need-other FORCE
 # A half-made stamp would be taken for a whole one.
@@ -82,6 +84,9 @@ lint: need-lint $(venv)/stamp-lint
 bench: need-root need-bench $(venv)/stamp-run
 	$(venv)/bin/python -m tests.bench $(ARGS)
 
+screenshots: need-root need-run $(venv)/stamp-run
+	$(venv)/bin/python packaging/screenshots/make.py
+
 deb: need-root need-deb
 	packaging/deb/build dist
 
@@ -102,7 +107,7 @@ release: need-root
 
 # Packagers: DESTDIR gets what is not Python (unit, catalog, users, manual, configuration). The package itself is
 # built by their own tools (pybuild, pip wheel), and brings /usr/bin/procwatchd and /usr/bin/procwatchctl. What shells
-# complete is made by shtab, which $(PYTHON) must have.
+# complete is made by shtab, which $(PYTHON) must have, but for fish, which shtab does not know everywhere.
 # Without DESTDIR the package goes into a virtual environment of its own, as Debian 12 has a python3-pydantic too old.
 install: install-data $(if $(DESTDIR),,install-python) install-completions $(if $(DESTDIR),,activate)
 
@@ -138,13 +143,14 @@ install-python: need-root need-run
 	ln -sf ../lib/procwatchd/bin/procwatchd $(PREFIX)/bin/procwatchd
 	ln -sf ../lib/procwatchd/bin/procwatchctl $(PREFIX)/bin/procwatchctl
 
-completes = PYTHONDONTWRITEBYTECODE=1 $(if $(DESTDIR),$(PYTHON),$(PREFIX)/lib/procwatchd/bin/python) -m shtab \
-    --error-unimportable procwatchd.ctl.arguments.make_parser
+maker = PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=. $(if $(DESTDIR),$(PYTHON),$(PREFIX)/lib/procwatchd/bin/python)
+completes = $(maker) -m shtab --error-unimportable procwatchd.ctl.arguments.make_parser
 
 install-completions:
-	umask 022 && install -d $(DESTDIR)$(bash_completions) $(DESTDIR)$(zsh_completions)
+	umask 022 && install -d $(DESTDIR)$(bash_completions) $(DESTDIR)$(zsh_completions) $(DESTDIR)$(fish_completions)
 	umask 022 && $(completes) --shell=bash >$(DESTDIR)$(bash_completions)/procwatchctl
 	umask 022 && $(completes) --shell=zsh >$(DESTDIR)$(zsh_completions)/_procwatchctl
+	umask 022 && $(maker) packaging/fish.py >$(DESTDIR)$(fish_completions)/procwatchctl.fish
 
 activate: need-root
 	! command -v systemd-sysusers >/dev/null || systemd-sysusers procwatchd.conf
@@ -158,6 +164,7 @@ uninstall: $(if $(DESTDIR),,need-root)
 	rm -rf $(DESTDIR)$(PREFIX)/lib/procwatchd
 	rm -f $(DESTDIR)$(PREFIX)/bin/procwatchd $(DESTDIR)$(PREFIX)/bin/procwatchctl \
 	    $(DESTDIR)$(bash_completions)/procwatchctl $(DESTDIR)$(zsh_completions)/_procwatchctl \
+	    $(DESTDIR)$(fish_completions)/procwatchctl.fish \
 	    $(DESTDIR)$(PREFIX)/lib/systemd/system/procwatchd.service \
 	    $(DESTDIR)$(PREFIX)/lib/systemd/catalog/procwatchd.catalog $(DESTDIR)$(PREFIX)/lib/sysusers.d/procwatchd.conf \
 	    $(DESTDIR)$(PREFIX)/lib/systemd/system-preset/50-procwatchd.preset
