@@ -7,7 +7,7 @@ import re
 import time
 from pathlib import Path
 
-from tests.e2e.guest import fields, judged, kernel, upkeep
+from tests.e2e.guest import fields, judged, kernel, looked, upkeep
 from tests.e2e.guest.report import check, note, wait_until
 from tests.e2e.guest.service import (
     CAPABILITIES,
@@ -269,6 +269,7 @@ BOOTS = (
         commands_are_told,
         it_has_few_rights,
         anybody_may_read_the_metrics,
+        *looked.STEPS,
         a_rule_is_taken_at_reload,
         a_broken_rule_changes_nothing,
         *judged.STEPS,
