@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from procwatchd.config import Config, load_config
-from procwatchd.ctl.check import useless
+from procwatchd.ctl.rules.check import useless
 from procwatchd.process.cgroup import Place
 from procwatchd.process.model import Context, Creds, Image, Process, Record
 from procwatchd.process.users import Users
