@@ -25,6 +25,9 @@ from procwatchd.ctl.health.system import PROPERTIES, Level, System, run_command
 from procwatchd.ctl.main import main
 from tests.unit.fakemachine import HEALTHY, MACHINE_ID, METRICS, NOW, OPTIONS, Machine
 
+# Most of it is about who may read what.
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
