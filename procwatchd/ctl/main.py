@@ -15,6 +15,8 @@ from procwatchd.ctl.errors import CtlError
 from procwatchd.errors import ConfigError
 from procwatchd.journal.quote import printable
 
+_LISTS = ("filters", "files", "paths")  # what arguments without an option are
+
 FOUND, USAGE = 1, 2  # exit statuses
 
 # Of commands whose module is not one of their name beside this one.
@@ -34,7 +36,7 @@ _MODULES = {
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; gives its exit status: 0 fine, 1 found something, 2 cannot do what was asked."""
     _prepare_standard_streams()
-    options = make_parser().parse_args(_with_times(sys.argv[1:] if arguments is None else arguments))
+    options = _parse(_with_times(sys.argv[1:] if arguments is None else arguments))
     try:
         status = _command(options)(options)
         sys.stdout.flush()
@@ -54,6 +56,19 @@ def main(arguments: list[str] | None = None) -> int:
         return USAGE
     except KeyboardInterrupt:
         return 130
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """What the command line asks for; filters and files may stand on both sides of an option."""
+    parser = make_parser()
+    options, more = parser.parse_known_args(arguments)
+    # Behind an option argparse takes no more of a list that it has begun.
+    name = next((name for name in _LISTS if hasattr(options, name)), "")
+    if more and (not name or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        setattr(options, name, [*getattr(options, name), *more])
+    return options
 
 
 def _prepare_standard_streams() -> None:

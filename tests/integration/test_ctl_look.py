@@ -107,6 +107,8 @@ def test_the_trees_of_the_last_hour_or_of_one_process(
 
     assert pids() == ({20}, 0)
     assert "the last hour" in output(capsys, "tree", "-D", directory)
+    assert main(["plot", "-D", directory, "-o", "none.svg", "exe=/none"]) == 2
+    assert "the last hour; --since asks for more" in capsys.readouterr().err
     assert pids("--since", "-1d") == ({10, 12, 20}, 4)
     assert pids("--pid", "12") == ({12}, 4)
     assert pids("--process-id", "11-1") == ({12}, 4)  # which is known as a parent alone

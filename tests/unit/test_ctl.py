@@ -510,3 +510,24 @@ def test_shells_complete_commands_and_files(shell: str) -> None:
     text = shtab.complete(arguments.make_parser(), shell=shell)
     assert all(word in text for word in ("explain", "--process-id", "coredump"))
     assert arguments._FILE[shell] in text
+
+
+def test_filters_and_files_stand_on_both_sides_of_an_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [{"PROCWATCH_EVENT": "exec", "PROCWATCH_PID": str(pid), "MESSAGE": f"<{pid}>"} for pid in (1, 2)]
+    file = tmp_path / "entries"
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert main(["log", "event=exec", "--file", str(file), "pid=2"]) == 0
+    out = capsys.readouterr().out
+    assert ("<1>" in out, "<2>" in out) == (False, True)
+    with pytest.raises(SystemExit):
+        main(["log", "event=exec", "--bogus", "pid=2"])
+    assert "unrecognized arguments: --bogus" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["doctor", "--json", "more"])
+
+
+def test_a_list_says_where_its_problems_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sigma", "list", "/nonexistent"]) == 0
+    assert "'procwatchctl sigma check' names the problems" in capsys.readouterr().out

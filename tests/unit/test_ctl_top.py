@@ -421,6 +421,29 @@ def test_what_is_missing_is_counted_once(
     assert top["summaries"] == [{"what": "noise", "count": 30}]
 
 
+def test_live_nothing_is_given_to_programs_before_the_window_is_read(
+    journal: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("procwatchd.ctl.top.command.FIRST_SECONDS", 0)
+    monkeypatch.setattr("procwatchd.ctl.top.command.REFRESH_SECONDS", 0)
+    journal += [aged(60 - n, entry("exec", n + 1, 1, EXE="/bin/a")) for n in range(9)]
+    assert main(["top", "--json", "-f"]) == 0
+    starts = [json.loads(state)["starts"] for state in re.split(r"\n(?={)", capsys.readouterr().out)]
+    assert set(starts) == {9}
+    assert main(["top", "-f"]) == 0
+    first, *_, last = re.findall(r"live(, still being read)?", capsys.readouterr().out)
+    assert (first, last) == (", still being read", "")
+
+
+def test_a_time_before_is_not_called_the_last_hour(
+    journal: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal.append(aged(7200, entry("exec", 1, 1, EXE="/bin/a")))
+    for words, is_last in ([], True), (["--until", "-90min"], False):
+        assert main(["top", *words]) == 0
+        assert ("the last hour" in capsys.readouterr().out) is is_last
+
+
 def test_a_filter_does_not_shorten_the_time(
     journal: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -519,6 +542,7 @@ def test_what_is_not_known_is_not_zero(tmp_path: Path, capsys: pytest.CaptureFix
     top = found(capsys, "--file", file, "exe=/bin/b")
     assert pick(top["units"], *names) == [("b.service", 0, None, None, 0, None, None)]
     assert pick(top["shortest"], "lives", "known_lifetimes") == [(10, 7)]
+    assert "known_lifetimes" not in top["units"][0]  # they are kept of executables alone
     assert (top["failed"], top["unknown_ends"], top["lives"]) == (0, 10, 10)
     assert main(["top", "--file", file, "exe=/bin/b"]) == 0
     out = capsys.readouterr().out

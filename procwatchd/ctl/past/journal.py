@@ -177,4 +177,4 @@ def parse_time(text: str) -> int:
         if name == "UNIX seconds" and value.startswith("@"):
             seconds, _, fraction = value[1:].partition(".")
             return int(seconds) * 1_000_000 + int(fraction.ljust(6, "0")[:6])
-    raise CtlError(f"{text!r} is no time as systemd.time(7) has it")
+    raise CtlError(f"{text!r} is no time as systemd.time(7) has it, such as -1h or '2026-11-21 17:53'")

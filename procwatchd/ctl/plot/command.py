@@ -128,7 +128,8 @@ def plot(options: argparse.Namespace) -> int:
     reading.read()
     if not reading.forest.processes:
         print_skipped(Screen(sys.stderr), reading.skipped)
-        raise CtlError("there is no such process in that time, as far as entries tell: nothing to draw")
+        hint = ", which was the last hour; --since asks for more" if reading.is_last_hour else ""
+        raise CtlError(f"no process is told of that was asked for, in that time{hint}: nothing to draw")
     timeline = lay_out(reading.boots, kept.lives, kept.marks, _window(options, reading, kept), palette)
     gaps = account.gaps(timeline.window.until_usec)
     with output_to(options.output) as file:

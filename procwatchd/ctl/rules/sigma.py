@@ -53,6 +53,8 @@ def _print_rules(loaded: Sigma, *, has_pager: bool) -> None:
     with screen(has_pager=has_pager) as console:
         console.print(shown)
         console.print(_sentence(loaded))
+        if loaded.problems:
+            console.print("'procwatchctl sigma check' names the problems", style="yellow")
 
 
 def _print_problems(loaded: Sigma, *, has_pager: bool) -> None:

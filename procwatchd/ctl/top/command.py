@@ -89,7 +89,9 @@ def _read(options: argparse.Namespace, wanted: Filter, entries: Entries, whole: 
         # Of what a filter leaves out nobody knows when it began.
         first_usec = None if is_filtered else activity.first_usec
         until_usec = min(_now_usec(), entries.until_usec or _now_usec())
-    what = "the last hour (--since TIME for another)" if options.since is None else ""
+    what = (
+        "the last hour (--since TIME for another)" if options.since is None and options.until is None else ""
+    )
     if options.file is not None:
         what = clean(options.file).plain
     since_usec = _since_usec(entries.since_usec, first_usec, until_usec)
@@ -138,12 +140,15 @@ def _states(options: argparse.Namespace, wanted: Filter) -> Iterator[Shown]:
         if entry is not None:
             now_usec = max(now_usec, realtime_usec(entry) or 0) if is_file else now_usec
             window.take(entry, now_usec)
-        if time.monotonic() >= due or (is_first and entry is None):
-            is_first = False
+        # Of the journal the window is read first: until then nothing is whole.
+        is_whole = is_file or not is_first or entry is None
+        is_due = time.monotonic() >= due and (is_whole or not options.json)
+        if is_due or (is_first and entry is None):
+            is_first = not is_whole
             now_usec = now_usec if is_file else _now_usec()
-            yield _state(options, window, entries, whole, now_usec)
+            yield _state(options, window, entries, whole, now_usec, is_whole=is_whole)
             due = time.monotonic() + REFRESH_SECONDS
-    yield _state(options, window, entries, whole, now_usec)
+    yield _state(options, window, entries, whole, now_usec, is_whole=True)
 
 
 def _length_usec(entries: Entries) -> int:
@@ -156,9 +161,15 @@ def _length_usec(entries: Entries) -> int:
 
 
 def _state(
-    options: argparse.Namespace, window: Window, entries: Entries, whole: _WithAccount, now_usec: int
+    options: argparse.Namespace,
+    window: Window,
+    entries: Entries,
+    whole: _WithAccount,
+    now_usec: int,
+    *,
+    is_whole: bool,
 ) -> Shown:
-    what = f"the last {span(window.usec)}, live"
+    what = f"the last {span(window.usec)}, live{'' if is_whole else ', still being read'}"
     activity = window.sum(now_usec)
     until_usec = now_usec or None  # nothing has come of a file
     asked_usec = None if until_usec is None else until_usec - window.usec

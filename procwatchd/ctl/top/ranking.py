@@ -274,7 +274,13 @@ def as_json(shown: Shown, lines: int) -> dict[str, Any]:
 
 
 def _named(what: str, most: list[tuple[str, Group]]) -> list[dict[str, Any]]:
-    return [{what: name, **_group_json(group)} for name, group in most]
+    return [{what: name, **_lifetimes_json(group), **_group_json(group)} for name, group in most]
+
+
+def _lifetimes_json(group: Group) -> dict[str, int | None]:
+    """Where they are kept apart, which is for executables."""
+    known = group.known_lifetimes
+    return {"known_lifetimes": known, "median_usec": group.median_usec} if known else {}
 
 
 def _counted(names: tuple[str, ...], groups: Groups[Any], lines: int) -> list[dict[str, Any]]:
@@ -285,13 +291,11 @@ def _counted(names: tuple[str, ...], groups: Groups[Any], lines: int) -> list[di
 
 
 def _group_json(group: Group) -> dict[str, int | None]:
-    median = {"median_usec": group.median_usec} if group.known_lifetimes else {}
-    return median | {
+    return {
         "starts": group.starts,
         "lives": group.lives,
         "failed": group.failed,
         "unknown_ends": group.unknown_ends,
-        "known_lifetimes": group.known_lifetimes,
         "known_cpu": group.cpu_lives,
         "cpu_usec": group.known_cpu_usec,
         "mean_cpu_usec": group.mean_cpu_usec,
