@@ -58,6 +58,8 @@ STATISTICS_SECONDS = 600.0
 CHECK_SECONDS = 60.0
 TURN_SECONDS = 15.0
 DRAIN_SECONDS = 10.0
+# How often more it is asked for the last ACK, and for how long each is waited for.
+LAST_ASKS, LAST_ACK_SECONDS = 3, 0.5
 # Between two looks at whether a configuration is loaded, and for how long it is waited for.
 LOADING_SECONDS = 1.0
 LOADING_MOST_SECONDS = 300.0
@@ -363,6 +365,18 @@ class Daemon:
             return forks, self._connector.ask()
         return forks, None
 
+    def _ask_for_last_acks(self) -> KernelForks | None:
+        """The same before the end: where the socket is full an ACK is dropped like all else, and asked for again."""
+        forks, ack = self._ask_for_acks()
+        for _ in range(LAST_ASKS if self._is_running else 0):
+            heard = threading.Event()
+            if ack is not None:
+                self._worker.ask(heard.set, after=ack)
+            if heard.wait(LAST_ACK_SECONDS):
+                break
+            forks, ack = self._ask_for_acks()
+        return forks
+
     @staticmethod
     def _wake() -> None:
         """End the main thread's wait for a signal; from any thread."""
@@ -448,7 +462,7 @@ class Daemon:
 
     def _stop(self) -> None:
         self._notify("STOPPING=1", "STATUS=Writing what was received")
-        kernel_forks, _ack = self._ask_for_acks()
+        kernel_forks = self._ask_for_last_acks()
         stopped_usec = time.monotonic_ns() // 1000
         self._listener.stop()
         self._directory.write_stopped(self._boot_id, stopped_usec)

@@ -187,6 +187,18 @@ def test_the_equations_hold_whenever_asked(tmp_path: Path, helpers: Path) -> Non
         assert terms["LOST"] == sum(number(one, "COUNT") for one in losses)
 
 
+def test_stopped_amid_an_overrun_it_knows_what_was_lost(tmp_path: Path, helpers: Path) -> None:
+    """There is no room for an ACK either, when it is asked for the last numbers."""
+    with RunningDaemon(tmp_path, DROP_ALL) as daemon:
+        with deaf(daemon):
+            subprocess.run([helpers / "storm", "500"], check=True, stdout=subprocess.DEVNULL)
+            daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(30) == 0
+        daemon.stop()
+        terms = check_end(daemon.entries[-1])
+        assert terms["LOST"] > 0
+
+
 @pytest.mark.parametrize("config", [COUNTED, "log: {unmatched: drop}"], ids=["all", "processes"])
 def test_all_forks_of_the_kernel_were_told(tmp_path: Path, helpers: Path, config: str) -> None:
     """By the kernel's own count, or the recorder's of processes alone, that know nothing of the connector."""
