@@ -372,7 +372,8 @@ class Daemon:
             heard = threading.Event()
             if ack is not None:
                 self._worker.ask(heard.set, after=ack)
-            if heard.wait(LAST_ACK_SECONDS):
+            # What is still unlocated was lost on a CPU whose own ACK was dropped, though the last one was not.
+            if heard.wait(LAST_ACK_SECONDS) and not self._worker.ledger.unlocated:
                 break
             forks, ack = self._ask_for_acks()
         return forks
